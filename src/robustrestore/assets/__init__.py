@@ -1,0 +1,6 @@
+"""The small weights and photographs that the package carries; a model card stands beside each."""
+
+from .bundled import derain as derain
+from .bundled import photographs as photographs
+from .bundled import prior as prior
+from .bundled import street_segmenter as street_segmenter

@@ -1,0 +1,191 @@
+"""Component: a part whose constructor arguments are its settings, so that it prints, copies, saves and loads itself."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from . import registry
+from .files import sha256, write_atomically, write_text
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Component:
+    """Base of every part. A final class stores each `__init__` argument under its own name and gives a `name`.
+
+    The convention is scikit-learn's (Buitinck et al., 2013). Root classes say `kind=...`, final ones `name=...`, in the
+    class line; abstract ones say neither.
+    """
+
+    kind: ClassVar[str] = ""
+    name: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, *, kind: str | None = None, name: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if kind is not None:
+            cls.kind = kind
+        cls.name = name
+        if name is not None:
+            registry.register(cls.kind, name, cls)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of all known parts of this kind, installed plug-ins included; imports none of them."""
+        return [entry.name for entry in registry.entries(cls.kind)]
+
+    @classmethod
+    def named(cls, name: str) -> type[Self]:
+        """The class registered under `name`; LookupError with the known names otherwise."""
+        return registry.find(cls.kind, name)
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor arguments that make this part again."""
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    def __repr__(self) -> str:
+        defaults = {name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()}
+        changed = {name: value for name, value in self.settings().items() if not _same(value, defaults[name])}
+        return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in changed.items())})"
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed; networks are shared with the original, not copied."""
+        known = self.settings()
+        if unknown := sorted(set(changes) - set(known)):
+            raise TypeError(f"{type(self).__name__}: expected settings among {sorted(known)}, got {unknown}")
+        return type(self)(**{**known, **changes})
+
+    def config(self) -> dict[str, Any]:
+        """The part as a nested JSON-able tree of kind, name and settings; foreign modules as dotted paths."""
+        root = self if isinstance(self, nn.Module) else nn.Module()
+        return _encode(self, {id(module): path for path, module in root.named_modules()})  # type: ignore[no-any-return]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and, for a part with weights of ours, `model.safetensors` into `folder`.
+
+        Modules that are not components (the user's model) are left out, and handed back to `from_pretrained`.
+        """
+        from safetensors.torch import save_file
+
+        tree = self.config()
+        if isinstance(self, nn.Module):
+            foreign = tuple(f"{path}." for path in _foreign(tree))
+            state = {k: v.detach().cpu().clone().contiguous() for k, v in self.state_dict().items()}
+            state = {k: v for k, v in state.items() if not k.startswith(foreign)}
+            file = Path(folder) / WEIGHTS
+            write_atomically(file, lambda part: save_file(state, part))
+            tree["sha256"] = sha256(file)
+        write_text(Path(folder) / CONFIG, json.dumps(tree, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> Self:
+        """The part that `save_pretrained` wrote; `modules` hands back foreign modules by dotted path.
+
+        Makes registered classes only, reads safetensors only. Raises FileNotFoundError, ValueError (damaged, changed or
+        pickled files, another kind of part, weights that do not fit) or KeyError (a foreign module is missing).
+        """
+        folder, given = Path(folder), dict(modules or {})
+        tree = _read_config(folder)
+        wanted = _foreign(tree)
+        if missing := sorted(set(wanted) - set(given)):
+            raise KeyError(
+                f"{folder}: expected the modules {wanted}, missing {missing}: pass from_pretrained(folder, "
+                f"{{{missing[0]!r}: your_module}})"
+            )
+        made = _decode(tree, given)
+        if not isinstance(made, cls):
+            raise ValueError(f"{folder}: expected a saved {cls.__name__}, got {type(made).__name__}")
+        if isinstance(made, nn.Module):
+            _load_weights(made, folder, tree, wanted)
+        return made
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, nn.ModuleList):  # a list first, a module second
+        return list(value)
+    return value
+
+
+def _same(value: Any, default: Any) -> bool:
+    simple = bool | int | float | str | None
+    return value is default or (isinstance(value, simple) and isinstance(default, simple) and value == default)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_short(item) for item in value) + "]"
+    if isinstance(value, nn.Module) and not isinstance(value, Component):
+        return type(value).__name__
+    if not isinstance(value, float):
+        return repr(value)
+    grey = round(value * 255)
+    return f"{grey}/255" if value == grey / 255 and len(f"{value:.12g}") > 9 else f"{value:.6g}"
+
+
+def _encode(value: Any, paths: Mapping[int, str]) -> Any:
+    if isinstance(value, Component):
+        if value.name is None:
+            raise ValueError(f"{type(value).__name__}: expected a registered part, got one without name=... in its class line")
+        inside = {name: _encode(item, paths) for name, item in value.settings().items()}
+        return {"kind": value.kind, "name": value.name, "settings": inside}
+    if isinstance(value, nn.Module):
+        return {"module": paths[id(value)]}
+    if isinstance(value, list | tuple):
+        return [_encode(item, paths) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"settings: expected components, modules, lists or JSON values, got {type(value).__name__}")
+
+
+def _decode(value: Any, modules: Mapping[str, nn.Module]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, modules) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "module" in value:
+        return modules[value["module"]]
+    cls = registry.find(value["kind"], value["name"])
+    given = {name: _decode(item, modules) for name, item in value["settings"].items()}
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise ValueError(f"{CONFIG}: settings of {value['kind']} {value['name']!r} do not fit: {error}") from error
+
+
+def _foreign(tree: Any) -> list[str]:
+    if isinstance(tree, list):
+        return [path for item in tree for path in _foreign(item)]
+    if not isinstance(tree, dict):
+        return []
+    if "module" in tree:
+        return [tree["module"]]
+    return [path for item in tree.get("settings", {}).values() for path in _foreign(item)]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: expected a folder with {CONFIG}, written by save_pretrained")
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+        fits = {"kind", "name", "settings"} <= set(tree) <= {"kind", "name", "settings", "sha256"}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: expected JSON written by save_pretrained: {error}") from error
+    if not fits:
+        raise ValueError(f"{file}: expected the keys kind, name and settings, got {sorted(tree)}")
+    return dict(tree)
+
+
+def _load_weights(made: nn.Module, folder: Path, tree: Mapping[str, Any], foreign: list[str]) -> None:
+    from .weights import load_weights
+
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: expected {WEIGHTS} beside {CONFIG}; pickled checkpoints are not read")
+    if tree.get("sha256") != (found := sha256(file)):
+        raise ValueError(f"{file}: expected SHA-256 {tree.get('sha256')}, got {found}: the file was changed; save it again")
+    load_weights(made, file, ignore=[f"{path}." for path in foreign])

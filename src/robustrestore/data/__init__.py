@@ -1,0 +1,11 @@
+"""Datasets people really have, as torch Datasets, and image files read and written with care."""
+
+from robustrestore.data.camvid import CamVid as CamVid
+from robustrestore.data.download import DownloadError as DownloadError
+from robustrestore.data.download import download as download
+from robustrestore.data.image_file import ImageFileError as ImageFileError
+from robustrestore.data.image_file import find_images as find_images
+from robustrestore.data.image_file import load_image as load_image
+from robustrestore.data.image_file import save_image as save_image
+from robustrestore.data.image_folder import ImageFolder as ImageFolder
+from robustrestore.data.image_folder import PairFolder as PairFolder

@@ -1,0 +1,3 @@
+"""The shelf of degradations."""
+
+from .rain import Rain as Rain

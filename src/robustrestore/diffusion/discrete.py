@@ -1,0 +1,82 @@
+"""DiscreteTime: networks trained on numbered timesteps that predict noise, v or the image."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..images import per_image
+from .denoiser import Denoiser
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+def linear_alphas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> list[float]:
+    """Products of (1 - beta) for linear betas (Ho, Jain and Abbeel, 2020); entry k belongs to k + 1 steps of noise."""
+    betas = torch.linspace(first, last, steps, dtype=torch.float64)
+    return [float(a) for a in (1 - betas).cumprod(0)]
+
+
+class DiscreteTime(Denoiser, name="discrete_time"):
+    """A network `network(z, timestep [N]) -> prediction` on [-1, 1] images, as a denoiser on [0, 1] images.
+
+    With a = alphas[t], z = sqrt(a) (2 x - 1) + sqrt(1 - a) noise, so that sigma = sqrt((1 - a) / a) / 2. A sigma between
+    two timesteps asks for a fractional one, found by interpolation of log sigma; `rounded=True` takes the nearest, for
+    networks with a table of embeddings. `prediction`: what the network returns, named as in diffusers; of more output
+    channels than the image has, the first are taken (learned variances follow them).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        alphas: Sequence[float] | None = None,
+        prediction: Prediction = "epsilon",
+        multiple: int = 1,
+        rounded: bool = False,
+    ) -> None:
+        super().__init__()
+        if prediction not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(f"prediction: expected epsilon, v_prediction or sample, got {prediction!r}")
+        self.network, self.prediction, self.multiple, self.rounded = network, prediction, multiple, rounded
+        self.alphas = linear_alphas() if alphas is None else [float(a) for a in alphas]
+        a = torch.tensor(self.alphas, dtype=torch.float64)
+        if not bool(((a > 0) & (a < 1)).all() and (a.diff() < 0).all()):
+            raise ValueError("alphas: expected values in (0, 1) that fall with the timestep (products of 1 - beta)")
+        self.log_sigmas: Tensor
+        self.register_buffer("log_sigmas", ((1 - a) / a).sqrt().div(2).log(), persistent=False)
+
+    def sigma(self, timestep: int) -> float:
+        """The level of a timestep (0-based) in [0, 1] units."""
+        return float(self.log_sigmas[timestep].exp())
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The timestep [N] of each level, fractional unless `rounded`; levels off the table get its ends."""
+        table = self.log_sigmas.float()
+        logs = sigma.float().clamp(min=1e-12).log().clamp(min=table[0], max=table[-1])
+        above = torch.searchsorted(table, logs.contiguous()).clamp(1, len(table) - 1)
+        low, high = table[above - 1], table[above]
+        exact = above - 1 + (logs - low) / (high - low)
+        return exact.round().long() if self.rounded else exact
+
+    def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Scale to the network's variance, predict, and solve for the image."""
+        time = self.timestep(sigma)
+        level = self.log_sigmas.float()[time].exp().to(sigma) if self.rounded else sigma
+        a = per_image(1 / (1 + 4 * level.square()), noisy)
+        z = a.sqrt() * (2 * noisy - 1)
+        predicted = _tensor(self.network(z, time))[:, : noisy.shape[1]]
+        solve: dict[str, Callable[[], Tensor]] = {
+            "epsilon": lambda: (z - (1 - a).sqrt() * predicted) / a.sqrt(),
+            "v_prediction": lambda: a.sqrt() * z - (1 - a).sqrt() * predicted,
+            "sample": lambda: predicted,
+        }
+        return (solve[self.prediction]() + 1) / 2
+
+
+def _tensor(output: Any) -> Tensor:
+    """A network's answer: a tensor, or diffusers' output object with `.sample`."""
+    found = output if isinstance(output, Tensor) else getattr(output, "sample", None)
+    if not isinstance(found, Tensor):
+        raise TypeError(f"network: expected a tensor or an object with .sample, got {type(output).__name__}")
+    return found

@@ -1,0 +1,252 @@
+"""evaluate: what a defence is worth, against attackers who do not know it and attackers who do."""
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attack import Attack, Model
+from .images import check_images, trusted
+from .journal import Journal, digest
+from .metrics import Metric, Statistics, paired_difference
+from .modes import evaluating, seeded
+from .pipeline import DefendedPipeline
+from .report import Report, Row
+from .stage import Stage
+from .task import Task
+from .weights import fingerprint
+
+View = Callable[[DefendedPipeline], Model]
+Key = tuple[str, str, str]  # defence, attack, view
+
+UNDEFENDED, NO_ATTACK, WORST = "none", "none", "worst"
+VIEWS: Mapping[str, View] = {
+    "oblivious": lambda pipeline: pipeline.predict,
+    "bpda": lambda pipeline: pipeline.straight_through(),
+    "adaptive": lambda pipeline: pipeline,
+}
+
+
+def evaluate(
+    pipeline: DefendedPipeline,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    task: Task,
+    attacks: Sequence[Attack],
+    views: Mapping[str, View] = VIEWS,
+    baselines: Sequence[Stage] = (),
+    seed: int = 0,
+    folder: str | Path | None = None,
+) -> Report:
+    """Attack the bare model and, through every view, the defended one; score all of it.
+
+    `batches` yields (images [N, C, H, W] in [0, 1], target as `task` wants it). Rows: no attack, undefended under attack,
+    and for each view the defended model under the attack that this view made. `views` maps a name to what the attacker
+    differentiates, given the pipeline; add `"surrogate": lambda p: ...` for more. Every baseline stage is measured as a
+    defence of its own beside the pipeline. Row "worst": per image the worst of all attacks and views.
+
+    With `folder`, finished batches are kept there and not redone by a later call with the same arguments. Results are a
+    function of `seed` and the batches; the model is handed back in the mode it came in.
+    """
+    run = _Evaluation(pipeline, task, attacks, views, baselines, seed)
+    journal = None if folder is None else Journal(Path(folder), run.about())
+    found: list[dict[str, Tensor]] = []
+    for number, (images, target) in enumerate(batches):
+        check_images(images)
+        inputs = digest(images, target)
+        done = journal.read(number, inputs) if journal is not None else None
+        if done is None:
+            done = run.batch(number, images, target)
+            if journal is not None:
+                journal.write(number, inputs, done)
+        found.append(done)
+    if not found:
+        raise ValueError("batches: expected at least one (images, target) pair, got none")
+    return run.report(found)
+
+
+class _Evaluation:
+    """The plan of one evaluation: which rows there are, how a batch fills them, what a report makes of them."""
+
+    def __init__(
+        self,
+        pipeline: DefendedPipeline,
+        task: Task,
+        attacks: Sequence[Attack],
+        views: Mapping[str, View],
+        baselines: Sequence[Stage],
+        seed: int,
+    ) -> None:
+        self.pipeline, self.task, self.attacks, self.views, self.seed = pipeline, task, attacks, views, seed
+        self.metrics = task.metrics()
+        defences = [pipeline, *(DefendedPipeline(pipeline.model, [stage]) for stage in baselines)]
+        self.defences = dict(zip(_labels(defences), defences, strict=True)) if len(pipeline.stages) else {}
+        self.names = dict(zip(_unique([repr(attack) for attack in attacks]), attacks, strict=True))
+
+    def about(self) -> dict[str, Any]:
+        """All that the results depend on, the images aside."""
+        packages = ("robustrestore", "torch", "torchmetrics", "diffusers", "numpy")
+        device = next((str(p.device) for p in self.pipeline.parameters()), "cpu")
+        return {
+            "task": repr(self.task),
+            "seed": self.seed,
+            "attacks": list(self.names),
+            "views": list(self.views),
+            "defences": {name: [repr(stage) for stage in p.stages] for name, p in self.defences.items()},
+            "weights": {name: fingerprint(p) for name, p in {UNDEFENDED: self.pipeline, **self.defences}.items()},
+            "device": device,
+            "python": platform.python_version(),
+            "versions": {name: _version(name) for name in packages},
+            "intervals": "95 %: percentile bootstrap over images (1000), Clopper-Pearson for shares of images",
+        }
+
+    def batch(self, number: int, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Statistics of every row, and the pictures of the first batch, as tensors by name."""
+        rows: dict[Key, Tensor] = {}
+        shown = {"input": images}
+        with evaluating(self.pipeline, *self.defences.values()), seeded(self.seed + 7919 * number):
+            self.task.check(_outputs(self.pipeline.predict, images), target)
+            rows[UNDEFENDED, NO_ATTACK, "-"] = shown["output, no attack"] = _outputs(self.pipeline.predict, images)
+            for name, defence in self.defences.items():
+                rows[name, NO_ATTACK, "-"] = _outputs(defence, images)
+            for attack_name, attack in self.names.items():
+                self._attacked(attack_name, attack, (images, target), rows, shown)
+        out = {}
+        for index, outputs in enumerate(rows.values()):
+            for metric in self.metrics:
+                out[f"{index:04d}/{metric.name}"] = metric.measure(outputs, target).double().cpu()
+        if number == 0:
+            out |= self._pictures(shown, images, target)
+        return out
+
+    def _attacked(
+        self,
+        name: str,
+        attack: Attack,
+        batch: tuple[Tensor, Tensor],
+        rows: dict[Key, Tensor],
+        shown: dict[str, Tensor],
+    ) -> None:
+        images, target = batch
+        objective = self.task.untargeted(target)
+        bare = attack(self.pipeline.predict, images, objective)
+        rows[UNDEFENDED, name, "-"] = _outputs(self.pipeline.predict, bare)
+        shown["attacked (bare model)"], shown["its output"] = bare, rows[UNDEFENDED, name, "-"]
+        for label, defence in self.defences.items():
+            for view_name, view in self.views.items():
+                seen = view(defence)
+                known = getattr(seen, "__func__", None) is DefendedPipeline.predict  # of the same model for all
+                attacked = bare if known else attack(seen, images, objective)
+                outputs = rows[label, name, view_name] = _outputs(defence, attacked)
+                if defence is self.pipeline:
+                    shown |= self._stages(attacked, outputs, view_name)
+
+    def _stages(self, attacked: Tensor, outputs: Tensor, view: str) -> dict[str, Tensor]:
+        """What a picture shows of one view: the attack, each stage's images, the output."""
+        if view not in ("oblivious", "adaptive"):
+            return {}
+        shown = {} if view == "oblivious" else {"attacked (adaptive)": attacked}
+        images = attacked
+        with torch.no_grad(), trusted():
+            for stage in self.pipeline.stages:
+                images = stage(images)
+                shown[f"after {type(stage).__name__} ({view})"] = images
+        return {**shown, f"defended output ({view})": outputs}
+
+    def _pictures(self, shown: dict[str, Tensor], images: Tensor, target: Tensor, most: int = 4) -> dict[str, Tensor]:
+        """Bytes [K, 3, H, W] by numbered name."""
+        out = {}
+        for index, (name, tensor) in enumerate(shown.items()):
+            is_images = name == "input" or name.startswith(("attacked", "after"))
+            picture = tensor[:, :3].expand(-1, 3, -1, -1) if is_images else self.task.render(tensor, images)
+            out[f"picture/{index:02d} {name}"] = (picture[:most].detach().float().clamp(0, 1) * 255).round().byte().cpu()
+        return out
+
+    def plan(self) -> list[Key]:
+        """The rows that `batch` fills, in its order."""
+        rows = [(UNDEFENDED, NO_ATTACK, "-"), *((name, NO_ATTACK, "-") for name in self.defences)]
+        for attack in self.names:
+            rows.append((UNDEFENDED, attack, "-"))
+            rows += [(name, attack, view) for name in self.defences for view in self.views]
+        return rows
+
+    def report(self, found: list[dict[str, Tensor]]) -> Report:
+        """All batches together."""
+        tables: dict[Key, dict[str, Statistics]] = {}
+        for index, key in enumerate(self.plan()):
+            tables[key] = {
+                m.name: np.concatenate([done[f"{index:04d}/{m.name}"].numpy() for done in found]) for m in self.metrics
+            }
+        for name in [UNDEFENDED, *self.defences] if self.attacks else []:
+            tables[name, "all", WORST] = self._worst([t for key, t in tables.items() if key[0] == name])
+        pictures = {
+            name.split(" ", 1)[1]: tensor.float() / 255
+            for name, tensor in sorted(found[0].items())
+            if name.startswith("picture/")
+        }
+        about = {**self.about(), "images": sum(len(done[next(iter(done))]) for done in found)}
+        return Report([self._row(key, t) for key, t in tables.items()], self._verdicts(tables), about, pictures)
+
+    def _worst(self, tables: list[dict[str, Statistics]]) -> dict[str, Statistics]:
+        """Per image the statistics of the row in which the first metric is lowest."""
+        first = self.metrics[0]
+        scores = np.array([[first.summarise(image) for image in table[first.name]] for table in tables])
+        pick = np.nan_to_num(scores, nan=np.inf).argmin(axis=0)
+        return {
+            m.name: np.stack([tables[row][m.name][image] for image, row in enumerate(pick)]) for m in self.metrics
+        }
+
+    def _row(self, key: Key, table: dict[str, Statistics]) -> Row:
+        values = {m.name: m.value(table[m.name]) for m in self.metrics}
+        intervals = {m.name: m.interval(table[m.name]) for m in self.metrics}
+        return Row(*key, len(table[self.metrics[0].name]), values, intervals)
+
+    def _verdicts(self, tables: dict[Key, dict[str, Statistics]]) -> list[str]:
+        """The defence in its worst case against every baseline and none, and what it costs without attack."""
+        if not self.defences or not self.attacks:
+            return []
+        metric, (own, *others) = self.metrics[0], self.defences
+        said = []
+        for other in [*others, UNDEFENDED]:
+            pair = tables[own, "all", WORST], tables[other, "all", WORST]
+            name = f"{other} (baseline)" if other != UNDEFENDED else "no defence"
+            said.append(_compare(metric, *(table[metric.name] for table in pair), f"Worst case, {own} against {name}"))
+        pair = tables[own, NO_ATTACK, "-"], tables[UNDEFENDED, NO_ATTACK, "-"]
+        said.append(_compare(metric, *(t[metric.name] for t in pair), f"Without attack, {own} against no defence"))
+        return said
+
+
+def _compare(metric: Metric, first: Statistics, second: Statistics, what: str) -> str:
+    difference, (low, high) = paired_difference(metric, first, second)
+    word = "better" if low > 0 else "worse" if high < 0 else "no difference beyond chance"
+    if len(first) < 2:
+        word = "one image decides nothing"
+    digits = 2 if metric.unit == "dB" else 3
+    return (
+        f"{what}: {word}; {metric.name} {metric.value(first):.{digits}f} against {metric.value(second):.{digits}f}, "
+        f"difference {difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}], paired over {len(first)} images."
+    )
+
+
+def _outputs(model: Model, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(images)
+
+
+def _labels(pipelines: Sequence[DefendedPipeline]) -> list[str]:
+    return _unique([" > ".join(type(stage).__name__ for stage in pipeline.stages) for pipeline in pipelines])
+
+
+def _unique(names: list[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name} #{names[:k].count(name) + 1}" for k, name in enumerate(names)]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,1 @@
+"""Bridges to other projects, one a file; each imports its peer only when it is used."""

@@ -1,0 +1,59 @@
+"""Hugging Face diffusers: a `UNet2DModel` folder or hub id as a denoiser."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ..diffusion.discrete import DiscreteTime, Prediction
+
+
+class _Sample(nn.Module):
+    """A diffusers network as `network(z, timestep) -> tensor`; the timestep stays a tensor, a float would be cut."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, z: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.unet(z, timestep).sample
+        return out
+
+
+def denoiser_from(unet: nn.Module, scheduler: Any) -> DiscreteTime:
+    """A loaded diffusers `UNet2DModel` and any of its schedulers as a denoiser.
+
+    The scheduler gives the noise schedule and what the network predicts; nothing is assumed. Raises ValueError for
+    networks without timesteps or predictions that are not epsilon, v_prediction or sample.
+    """
+    prediction = str(scheduler.config.get("prediction_type", "epsilon"))
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(f"{type(scheduler).__name__}: expected a scheduler with alphas_cumprod (DDPM, DDIM, DPM-Solver)")
+    blocks = cast(Any, unet).config.get("block_out_channels", (1,))
+    alphas = [float(a) for a in scheduler.alphas_cumprod.double()]
+    return DiscreteTime(_Sample(unet), alphas, cast(Prediction, prediction), multiple=2 ** (len(blocks) - 1)).eval()
+
+
+def load_denoiser(folder_or_id: str | Path) -> DiscreteTime:
+    """A denoiser from a diffusers pipeline: a local folder (with `unet/` and `scheduler/`, or both flat) or a hub id.
+
+    Only safetensors are read. A folder is never looked for on the hub: a path that does not exist raises
+    FileNotFoundError. The network comes frozen and in evaluation mode.
+    """
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    name = str(folder_or_id)
+    folder = Path(folder_or_id)
+    looks_local = isinstance(folder_or_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
+    if not folder.is_dir() and looks_local:
+        raise FileNotFoundError(f"{name}: expected a folder written by diffusers' save_pretrained, or a hub id owner/name")
+    local = folder.is_dir()
+    inner = {part: part for part in ("unet", "scheduler") if not local or (folder / part).is_dir()}
+    options: dict[str, Any] = {"local_files_only": local}
+    unet = UNet2DModel.from_pretrained(
+        name, subfolder=inner.get("unet"), use_safetensors=True, low_cpu_mem_usage=False, **options
+    )
+    scheduler = DDPMScheduler.from_pretrained(name, subfolder=inner.get("scheduler"), **options)
+    unet.requires_grad_(False).eval()
+    return denoiser_from(unet, scheduler)

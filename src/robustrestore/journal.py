@@ -1,0 +1,65 @@
+"""Journal: what an evaluation has done so far, a file a batch, so that it can be killed and taken up again."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .files import write_atomically, write_text
+
+
+def digest(*tensors: Tensor) -> str:
+    """A SHA-256 over the values of some tensors."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+class Journal:
+    """Tensors by batch number under `folder`, bound to the settings `about`.
+
+    Raises ValueError where the folder holds the journal of other settings, naming what differs.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder = folder
+        file, text = folder / "about.json", json.dumps(about, indent=2, sort_keys=True)
+        if file.is_file():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            differ = sorted(key for key in {*before, *about} if before.get(key) != json.loads(text).get(key))
+            if differ:
+                raise ValueError(
+                    f"{folder}: expected the journal of this evaluation, got one that differs in {differ}: "
+                    "choose another folder, or delete this one to start anew"
+                )
+        else:
+            write_text(file, text)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"batch-{number:06d}.safetensors"
+
+    def read(self, number: int, inputs: str) -> dict[str, Tensor] | None:
+        """What was written for a batch with the digest `inputs`, or None; ValueError if the inputs were others."""
+        from safetensors import safe_open
+
+        if not self._file(number).is_file():
+            return None
+        with safe_open(self._file(number), framework="pt") as file:
+            known = file.metadata()["inputs"]
+            if known != inputs:
+                raise ValueError(
+                    f"{self._file(number)}: expected batch {number} to hold the same images as before, it does not: "
+                    "the data or their order changed; choose another folder"
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def write(self, number: int, inputs: str, tensors: dict[str, Tensor]) -> None:
+        """Keep a finished batch, in one move."""
+        from safetensors.torch import save_file
+
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomically(self._file(number), lambda part: save_file(kept, part, metadata={"inputs": inputs}))

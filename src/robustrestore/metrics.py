@@ -1,0 +1,185 @@
+"""Metrics as sums over images, so that any of them can be pooled, resumed and given an interval; over torchmetrics.
+
+Each metric measures per-image statistics [N, K]; its value is a function of their sum. That holds for a mean (value, 1)
+and for mean IoU (intersection and union per class), which no mean of per-image scores expresses.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Statistics = NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named measure; higher is better.
+
+    `measure(outputs, target)` gives statistics [N, K], `summarise(sum)` turns their sum [K] into the value (NaN where
+    nothing was counted), `interval(statistics)` gives a 95 % interval of the value.
+    """
+
+    name: str
+    unit: str
+    measure: Callable[[Tensor, Tensor], Tensor]
+    summarise: Callable[[Statistics], float]
+    interval: Callable[[Statistics], Interval]
+
+    def value(self, statistics: Statistics) -> float:
+        """The value over all images of `statistics` [N, K]."""
+        return self.summarise(statistics.sum(axis=0))
+
+
+def ratio(total: Statistics) -> float:
+    """The first entry over the last: the mean where the last one counts."""
+    return float(total[0] / total[-1]) if total[-1] > 0 else float("nan")
+
+
+def _resamples(count: int, draws: int = 1000) -> Statistics:
+    """How often each of `count` images is drawn in each of `draws` resamples; always the same ones."""
+    rng = np.random.default_rng(20_231)
+    return rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+
+
+def _middle(values: list[float]) -> Interval:
+    if not values or np.isnan(values).all():
+        return float("nan"), float("nan")
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def bootstrap(summarise: Callable[[Statistics], float]) -> Callable[[Statistics], Interval]:
+    """The percentile bootstrap over images (Efron, 1979), 1000 resamples, 2.5 to 97.5 %."""
+
+    def interval(statistics: Statistics) -> Interval:
+        if len(statistics) < 2:  # one image says nothing of how images vary
+            return _middle([])
+        return _middle([summarise(total) for total in _resamples(len(statistics)) @ statistics])
+
+    return interval
+
+
+def paired_difference(metric: Metric, first: Statistics, second: Statistics) -> tuple[float, Interval]:
+    """The value of `first` less that of `second` over the same images, and its bootstrap interval (paired by image)."""
+    picks = _resamples(len(first)) if len(first) > 1 else np.zeros((0, len(first)))
+    values = [metric.summarise(a) - metric.summarise(b) for a, b in zip(picks @ first, picks @ second, strict=True)]
+    return metric.value(first) - metric.value(second), _middle(values)
+
+
+def binomial(statistics: Statistics) -> Interval:
+    """The exact interval of a proportion (Clopper and Pearson, 1934), for statistics (hit, 1)."""
+    from scipy.stats import binomtest
+
+    if len(statistics) == 0:
+        return float("nan"), float("nan")
+    hits, total = statistics.sum(axis=0)
+    found = binomtest(round(hits), round(total)).proportion_ci(0.95, method="exact")
+    return float(found.low), float(found.high)
+
+
+def _mean(name: str, unit: str, score: Callable[[Tensor, Tensor], Tensor]) -> Metric:
+    def measure(outputs: Tensor, target: Tensor) -> Tensor:
+        values = score(outputs, target).double()
+        return torch.stack([values, torch.ones_like(values)], dim=1)
+
+    return Metric(name, unit, measure, ratio, bootstrap(ratio))
+
+
+def accuracy() -> Metric:
+    """Share of images whose largest logit is the label; logits [N, C], labels [N]."""
+
+    def measure(outputs: Tensor, target: Tensor) -> Tensor:
+        hits = (outputs.argmax(1) == target).double()
+        return torch.stack([hits, torch.ones_like(hits)], dim=1)
+
+    return Metric("accuracy", "share", measure, ratio, binomial)
+
+
+def _valid(outputs: Tensor, target: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
+    return outputs.argmax(1).flatten(1), (target != ignore).flatten(1)
+
+
+def pixel_accuracy(ignore: int = 255) -> Metric:
+    """Share of labelled pixels that are right, over the whole set; logits [N, C, H, W], labels [N, H, W]."""
+
+    def measure(outputs: Tensor, target: Tensor) -> Tensor:
+        guess, valid = _valid(outputs, target, ignore)
+        right = (guess == target.flatten(1)) & valid
+        return torch.stack([right.sum(1).double(), valid.sum(1).double()], dim=1)
+
+    return Metric("pixel accuracy", "share", measure, ratio, bootstrap(ratio))
+
+
+def mean_iou(ignore: int = 255) -> Metric:
+    """Intersection over union per class over the whole set, averaged over the classes that occur.
+
+    Logits [N, C, H, W], labels [N, H, W]; pixels labelled `ignore` count nowhere. A class that is neither in the labels
+    nor in the predictions is left out of the average.
+    """
+
+    def measure(outputs: Tensor, target: Tensor) -> Tensor:
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+        rows = []
+        for guess, label in zip(outputs.argmax(1), target, strict=True):
+            table = multiclass_confusion_matrix(guess, label, outputs.shape[1], ignore_index=ignore).double()
+            inside = table.diagonal()
+            rows.append(torch.cat([inside, table.sum(0) + table.sum(1) - inside]))
+        return torch.stack(rows)
+
+    def summarise(total: Statistics) -> float:
+        inside, union = np.split(total, 2)
+        return float((inside[union > 0] / union[union > 0]).mean()) if (union > 0).any() else float("nan")
+
+    return Metric("mean IoU", "share", measure, summarise, bootstrap(summarise))
+
+
+def psnr() -> Metric:
+    """Peak signal-to-noise ratio in dB for [0, 1] images, per image, then averaged; outputs clamped, at most 100 dB."""
+
+    def score(outputs: Tensor, target: Tensor) -> Tensor:
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
+        images = outputs.float().clamp(0, 1)
+        values = [
+            peak_signal_noise_ratio(image, wanted, data_range=1.0)
+            for image, wanted in zip(images, target.float(), strict=True)
+        ]
+        return torch.stack(values).clamp(max=100)
+
+    return _mean("PSNR", "dB", score)
+
+
+def ssim() -> Metric:
+    """Structural similarity (Wang et al., 2004), Gaussian window of sigma 1.5, per image, then averaged."""
+
+    def score(outputs: Tensor, target: Tensor) -> Tensor:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
+        images, wanted = outputs.float().clamp(0, 1), target.float()
+        found = structural_similarity_index_measure(images, wanted, data_range=1.0, reduction="none")
+        return torch.as_tensor(found).view(-1)
+
+    return _mean("SSIM", "1", score)
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Squared Fréchet distance of two Gaussians fitted to feature rows [N, D], [M, D] (Heusel et al., 2017).
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64, unbiased covariances, negative eigenvalues cut to 0.
+    """
+    if first.dim() != 2 or second.dim() != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
+        raise ValueError(
+            f"expected two feature matrices [N, D] with N >= 2, got {list(first.shape)} and {list(second.shape)}"
+        )
+    a, b = first.double(), second.double()
+    ca, cb = torch.cov(a.T).atleast_2d(), torch.cov(b.T).atleast_2d()
+    values, vectors = torch.linalg.eigh(ca)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cb @ root).clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * cross)

@@ -1,0 +1,49 @@
+"""Look at a module without changing it: evaluation mode and a seed for one block, everything put back after."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(*modules: object) -> Iterator[None]:
+    """Every sub-module of `modules` in evaluation mode, each in its own mode again at the end, also after an error.
+
+    A bound method (`pipeline.predict`) stands for its module; other arguments (a plain function, say) are left alone.
+    """
+    owners = [getattr(module, "__self__", module) for module in modules]
+    parts = [part for owner in owners if isinstance(owner, nn.Module) for part in owner.modules()]
+    modes = [part.training for part in parts]
+    try:
+        for part in parts:
+            part.training = False
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """PyTorch's generators (CPU and every CUDA device in use) seeded for the block; as they were after it.
+
+    None leaves them as they are.
+    """
+    if seed is None:
+        yield
+        return
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.random.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
+
+
+def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of one's own; with None its seed is drawn from PyTorch's global one, which `seeded` controls."""
+    own = torch.Generator(device)
+    value = seed if seed is not None else int(torch.randint(0, 2**62, ()).item())
+    return own.manual_seed(value)

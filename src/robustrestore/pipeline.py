@@ -1,0 +1,57 @@
+"""DefendedPipeline: a user's model behind a sequence of stages."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .component import Component
+from .images import check_images
+from .stage import Stage, StraightThrough
+
+
+class DefendedPipeline(Component, nn.Module, kind="pipelines", name="defended"):
+    """`stages` one after the other, then `model`. A plain `nn.Module`: gradients flow through all of it.
+
+    Attacking the pipeline is the exact white-box attack, attacking `pipeline.predict` the one of an attacker who does
+    not know the defence, attacking `pipeline.straight_through()` the BPDA one.
+    """
+
+    def __init__(self, model: nn.Module, stages: Sequence[Stage] = ()) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}: wrap a function in a module")
+        parts = [stages] if isinstance(stages, Stage) else list(stages)
+        for part in parts:
+            if not isinstance(part, Stage):
+                raise TypeError(
+                    f"stages: expected purifiers and restorers, got {type(part).__name__}: "
+                    "wrap an image-to-image module in restorers.Network"
+                )
+        self.model = model
+        self.stages = nn.ModuleList(parts)
+
+    def clean(self, images: Tensor) -> Tensor:
+        """What the stages make of `images` [N, C, H, W] in [0, 1]."""
+        check_images(images)
+        for stage in self.stages:
+            images = stage(images)
+        return images
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The model's outputs for images as they are, past the defence."""
+        check_images(images)
+        outputs: Tensor = self.model(images)
+        return outputs
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's outputs behind the defence."""
+        outputs: Tensor = self.model(self.clean(images))
+        return outputs
+
+    def straight_through(self) -> "DefendedPipeline":
+        """The same pipeline with the identity as the gradient of every stage; modules are shared."""
+        return DefendedPipeline(self.model, [StraightThrough(stage) for stage in _stages(self)])
+
+
+def _stages(pipeline: DefendedPipeline) -> list[Stage]:
+    return [stage for stage in pipeline.stages if isinstance(stage, Stage)]

@@ -1,0 +1,7 @@
+"""The shelf of purifiers: stages that take an attack out, and the plain filters they have to beat."""
+
+from .bit_depth import BitDepth as BitDepth
+from .blur import Blur as Blur
+from .diffusion import Diffusion as Diffusion
+from .jpeg import Jpeg as Jpeg
+from .median import Median as Median

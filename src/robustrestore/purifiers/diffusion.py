@@ -1,0 +1,80 @@
+"""Purification by diffusion (Nie et al., 2022): add noise, then denoise it away, and the attack with it."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..diffusion import DDIM, Denoiser, Sampler
+from ..images import tiled
+from ..modes import generator
+from ..stage import Purifier
+
+
+class Diffusion(Purifier, name="diffusion"):
+    """Noise of standard deviation `sigma` ([0, 1] units), then `steps` of `sampler` back to sigma 0 (Nie et al., 2022).
+
+    `seed`: a number gives every image the same noise whatever its batch, so the stage is a fixed function; None draws
+    afresh from PyTorch's global generator. `tile`: at most that many pixels on a side go through the network at once,
+    blended over `overlap`; noise is drawn for the whole image, so tiling does not change what is sampled. `checkpointed`:
+    recompute each network call in the backward pass, so that exact gradients through many steps need the memory of one.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sigma: float = 0.1,
+        steps: int = 2,
+        sampler: Sampler | None = None,
+        seed: int | None = 0,
+        tile: int | None = None,
+        overlap: int = 32,
+        checkpointed: bool = True,
+    ) -> None:
+        super().__init__()
+        if not sigma >= 0:
+            raise ValueError(f"sigma: expected a level >= 0 in units of [0, 1] images, got {sigma}")
+        if steps < 1:
+            raise ValueError(f"steps: expected a whole number >= 1, got {steps}")
+        if tile is not None and not 0 <= overlap < tile:
+            raise ValueError(f"overlap: expected 0 <= overlap < tile, got overlap {overlap} and tile {tile}")
+        self.denoiser, self.sigma, self.steps = denoiser, float(sigma), steps
+        self.sampler: Sampler = DDIM() if sampler is None else sampler
+        self.seed, self.tile, self.overlap, self.checkpointed = seed, tile, overlap, checkpointed
+
+    @classmethod
+    def default(cls) -> "Diffusion":
+        """With the bundled prior, at the level and steps that its model card gives reasons for."""
+        from ..assets import prior
+
+        return cls(prior())
+
+    def _noise(self, images: Tensor, own: torch.Generator | None) -> Tensor:
+        if own is None:
+            return torch.randn_like(images)
+        one = torch.randn(1, *images.shape[1:], generator=own, dtype=torch.float32)
+        return one.to(images).expand_as(images)
+
+    def _estimate(self, noisy: Tensor, sigma: float) -> Tensor:
+        if self.tile is None:
+            out: Tensor = self.denoiser(noisy, sigma)
+            return out
+        return tiled(lambda piece: self.denoiser(piece, sigma), noisy, self.tile, self.overlap)
+
+    def run(self, images: Tensor) -> Tensor:
+        """Diffuse, then sample back; at `sigma` 0 the images as they are, without a network call."""
+        if self.sigma == 0:
+            return images
+        own = None if self.seed is None else generator(self.seed)
+        levels = self.sampler.levels(self.sigma, self.steps)
+        noisy = images + levels[0] * self._noise(images, own)
+        recompute = self.checkpointed and len(levels) > 2 and torch.is_grad_enabled() and noisy.requires_grad
+        for now, then in pairwise(levels):
+            if recompute:
+                clean: Tensor = checkpoint(self._estimate, noisy, now, use_reentrant=False)
+            else:
+                clean = self._estimate(noisy, now)
+            noise = self._noise(images, own) if self.sampler.spread(now, then) > 0 else None
+            noisy = self.sampler.step(noisy, clean, now, then, noise)
+        return noisy

@@ -1,0 +1,4 @@
+"""The shelf of restorers: stages that take degradation out."""
+
+from .network import Network as Network
+from .unet import UNet as UNet

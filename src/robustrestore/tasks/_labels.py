@@ -1,0 +1,51 @@
+"""What the tasks with class labels share: checks of labels, and cross-entropy in full precision."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def check_labels(target: Tensor, classes: int, ignore: int | None) -> None:
+    """Raise unless every label is 0..classes-1 or `ignore`."""
+    labels = target if ignore is None else target[target != ignore]
+    if labels.numel() == 0:
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        extra = "" if ignore is None else f" or {ignore} (ignored)"
+        raise ValueError(
+            f"target: expected labels 0..{classes - 1}{extra}, got {low}..{high}: "
+            "map the labels, or use a model with more classes"
+        )
+
+
+def check_logits(outputs: Tensor, target: Tensor, dims: int) -> None:
+    """Raise unless logits [N, C, ...] of `dims` dimensions face integer labels [N, ...]."""
+    wanted = "[N, classes]" if dims == 2 else "[N, classes, H, W]"
+    if outputs.dim() != dims:
+        raise ValueError(
+            f"outputs: expected logits {wanted}, got {list(outputs.shape)}: wrong task, or pick one output with Adapted"
+        )
+    if target.is_floating_point() or target.dtype == torch.bool:
+        raise TypeError(f"target: expected integer labels, got {target.dtype}: convert class maps with .long()")
+    shape = (outputs.shape[0], *outputs.shape[2:])
+    if target.shape != shape:
+        raise ValueError(
+            f"target: expected labels {list(shape)} for outputs {list(outputs.shape)}, got {list(target.shape)}: "
+            "resize the outputs with Adapted, or the labels"
+        )
+
+
+def cross_entropy(outputs: Tensor, target: Tensor, ignore: int) -> Tensor:
+    """Cross-entropy per position, float32 or finer, 0 where ignored; labels too large raise on the CPU."""
+    logits = outputs if outputs.dtype == torch.float64 else outputs.float()
+    if not target.is_cuda and not torch.compiler.is_compiling():
+        check_labels(target, outputs.shape[1], ignore)
+    return F.cross_entropy(logits, target.long(), reduction="none", ignore_index=ignore)
+
+
+def as_labels(target: Tensor, what: str) -> Tensor:
+    """`target` if it holds integers; TypeError otherwise (a float target would be read as probabilities)."""
+    if target.is_floating_point() or target.dtype == torch.bool:
+        raise TypeError(f"{what}: expected integer labels, got {target.dtype}: this task compares classes, not images")
+    return target

@@ -1,0 +1,97 @@
+"""Threat: what an attacker may change."""
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from .component import Component
+from .images import per_image
+
+
+class Threat(Component, kind="threats"):
+    """A set of allowed images around each original, inside [0, 1]. A value: it holds its size `eps` and no tensor.
+
+    Plug-ins write `limit`, `draw`, `steepest` and `size`; the box [0, 1] is kept here.
+    """
+
+    def __init__(self, eps: float) -> None:
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"eps: expected a finite size >= 0 in units of [0, 1] images, got {eps}")
+        self.eps = float(eps)
+
+    def project(self, images: Tensor, original: Tensor) -> Tensor:
+        """The allowed image nearest to each of `images` [N, C, H, W], or near it: ball first, then [0, 1]."""
+        return (original + self.limit(images - original)).clamp(0, 1)
+
+    def random(self, original: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """An allowed image for each original, uniform in the ball before the cut to [0, 1]."""
+        return self.project(original + self.draw(original, generator), original)
+
+    @abstractmethod
+    def limit(self, delta: Tensor) -> Tensor:
+        """`delta` [N, C, H, W] brought into the ball."""
+
+    @abstractmethod
+    def draw(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A change drawn uniformly from the ball, shaped like `like`."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The change of size 1 along which a linear function with this gradient rises fastest."""
+
+    @abstractmethod
+    def size(self, delta: Tensor) -> Tensor:
+        """The size of each change [N]; at most `eps` where allowed."""
+
+
+def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else like.device
+    return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like)
+
+
+class Linf(Threat, name="linf"):
+    """Each value may move by at most `eps`, in units of [0, 1] images: `Linf(8 / 255)`."""
+
+    def limit(self, delta: Tensor) -> Tensor:
+        """Cut every entry to [-eps, eps]."""
+        return delta.clamp(-self.eps, self.eps)
+
+    def draw(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Uniform in [-eps, eps] per entry."""
+        device = generator.device if generator is not None else like.device
+        uniform = torch.rand(like.shape, generator=generator, device=device, dtype=torch.float32)
+        return ((2 * uniform - 1) * self.eps).to(like)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The sign (0 where the gradient is 0)."""
+        return gradient.sign()
+
+    def size(self, delta: Tensor) -> Tensor:
+        """The largest absolute entry [N]."""
+        return delta.abs().flatten(1).amax(dim=1)
+
+
+class L2(Threat, name="l2"):
+    """The Euclidean length of an image's whole change may be at most `eps`, in units of [0, 1] images: `L2(0.5)`."""
+
+    def limit(self, delta: Tensor) -> Tensor:
+        """Shrink what is longer than `eps`."""
+        length = per_image(self.size(delta), delta).clamp(min=1e-12)
+        return delta * (self.eps / length).clamp(max=1)
+
+    def draw(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Uniform in the ball: a Gaussian direction, a radius of U^(1/d)."""
+        direction = self.steepest(_noise(like, generator))
+        device = generator.device if generator is not None else like.device
+        uniform = torch.rand(len(like), generator=generator, device=device, dtype=torch.float32).to(like)
+        return direction * per_image(self.eps * uniform ** (1 / max(1, like[0].numel())), like)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The gradient at length 1 (0 where it is 0)."""
+        return gradient / per_image(self.size(gradient), gradient).clamp(min=1e-12)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """The Euclidean length [N]."""
+        return delta.flatten(1).norm(dim=1)

@@ -1,0 +1,67 @@
+"""Reading weights into a module: safetensors, or a foreign checkpoint of tensors only. Sizes are checked, all named."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def read_tensors(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, or of a PyTorch checkpoint that holds nothing else.
+
+    A nested `state_dict` is looked into and a `module.` prefix dropped. Anything that would need pickled code raises.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a weights file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: expected a safetensors file, got something else or a damaged one: {error}") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path}: refused, since it is no checkpoint of plain tensors: save its state_dict()") from error
+    while isinstance(state, Mapping) and isinstance(inner := state.get("state_dict", state.get("params")), Mapping):
+        state = inner
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: expected a state_dict (names to tensors), got {type(state).__name__}")
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def load_weights(module: nn.Module, file: str | Path, ignore: Iterable[str] = ()) -> None:
+    """Fill `module` from `file`, strictly; parameters whose names start with one of `ignore` may be missing.
+
+    Raises ValueError that names missing, unknown and misshapen entries; the module is then unchanged.
+    """
+    tensors, skipped = read_tensors(file), tuple(ignore)
+    wanted = {name: tensor for name, tensor in module.state_dict().items() if not (skipped and name.startswith(skipped))}
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    missing = sorted(set(wanted) - set(tensors) - counters)
+    unknown = sorted(set(tensors) - set(wanted))
+    shapes = [n for n in sorted(set(wanted) & set(tensors)) if wanted[n].shape != tensors[n].shape]
+    if missing or unknown or shapes:
+        wrong = "; ".join(
+            f"{what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+            for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+            if names
+        )
+        raise ValueError(f"{file}: expected weights for {type(module).__name__}; {wrong}")
+    with torch.no_grad():
+        for name in set(wanted) & set(tensors):
+            wanted[name].copy_(tensors[name])
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A SHA-256 over the names, shapes and values of a module's state: equal weights, equal print."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
