@@ -21,9 +21,7 @@ def tiles(image: Image.Image) -> list[np.ndarray]:
     """Non-overlapping TILE x TILE pieces."""
     pixels = np.asarray(image.convert("RGB"))
     rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
-    return [
-        pixels[r * TILE : (r + 1) * TILE, c * TILE : (c + 1) * TILE] for r in range(rows) for c in range(columns)
-    ]
+    return [pixels[r * TILE : (r + 1) * TILE, c * TILE : (c + 1) * TILE] for r in range(rows) for c in range(columns)]
 
 
 def aerial(root: Path, split: str = "train") -> list[np.ndarray]:
@@ -55,9 +53,7 @@ def _fields(size: int) -> np.ndarray:
     rng = np.random.default_rng(7)
     f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None])
     f[0, 0] = 1
-    fields = [
-        np.fft.ifft2(np.fft.fft2(rng.standard_normal((size, size))) / f**a).real for a in np.linspace(0.5, 2, 32)
-    ]
+    fields = [np.fft.ifft2(np.fft.fft2(rng.standard_normal((size, size))) / f**a).real for a in np.linspace(0.5, 2, 32)]
     return np.stack([(field - field.mean()) / field.std() for field in fields]).astype(np.float32)
 
 

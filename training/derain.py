@@ -1,18 +1,18 @@
 """Train the bundled derain network on images free for any use under synthetic rain, starting from the prior.
 
-    python training/derain.py --ucmerced PATH --prior runs/prior --out runs/derain
+python training/derain.py --ucmerced PATH --prior runs/prior --out runs/derain
 """
 
 import math
 from pathlib import Path
 
-import corpus
-import loop
 import torch
-from prior import held_out
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import corpus
+import loop
+from prior import held_out
 from robustrestore.degradations import Rain
 from robustrestore.networks import UNetBody
 from robustrestore.weights import read_tensors
@@ -45,7 +45,7 @@ def psnr(body: nn.Module, clean: Tensor, device: str) -> dict[str, float]:
     rainy = Rain()(clean)
     with torch.no_grad():
         out = torch.cat([(x + body(x.to(device) - 0.5).cpu()).clamp(0, 1) for x in rainy.split(1)])
-    values = [[-10 * math.log10(float((a - b).square().mean())) for a, b in zip(x, clean)] for x in (rainy, out)]
+    values = [[-10 * math.log10(float((a - b).square().mean())) for a, b in zip(x, clean, strict=True)] for x in (rainy, out)]
     return {"rainy": sum(values[0]) / len(clean), "restored": sum(values[1]) / len(clean)}
 
 

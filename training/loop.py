@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 Loss = Callable[[nn.Module, torch.Generator, float], Tensor]
 
@@ -44,6 +44,18 @@ def half_weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _averaged(average: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+    """A running average over some 500 steps, over fewer at the start, so that the first weights are forgotten."""
+    n = int(updates)
+    torch._foreach_lerp_(average, current, 1 - min(0.998, (1 + n) / (10 + n)))
+
+
+@torch.no_grad()
+def _update_buffers(average: AveragedModel, module: nn.Module) -> None:
+    for mine, theirs in zip(average.module.buffers(), module.buffers(), strict=True):
+        mine.copy_(theirs) if not mine.is_floating_point() else mine.lerp_(theirs, 0.01)
+
+
 def fit(module: nn.Module, loss: Loss, options: argparse.Namespace, validate: Callable[[nn.Module], dict[str, float]]):
     """Train `module` in place and write `weights.safetensors` of its running average.
 
@@ -55,7 +67,7 @@ def fit(module: nn.Module, loss: Loss, options: argparse.Namespace, validate: Ca
     if options.threads:
         torch.set_num_threads(options.threads)
     module.to(options.device).train()
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True)
+    average = AveragedModel(module, multi_avg_fn=_averaged)
     optimiser = torch.optim.AdamW(module.parameters(), lr=options.lr, weight_decay=1e-4, betas=(0.9, 0.99))
     warmup = max(1, options.steps // 40)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -79,6 +91,7 @@ def fit(module: nn.Module, loss: Loss, options: argparse.Namespace, validate: Ca
         optimiser.step()
         schedule.step()
         average.update_parameters(module)
+        _update_buffers(average, module)
         running.append(value.detach())
         step += 1
         if step % every == 0 or step == options.steps:

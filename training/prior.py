@@ -1,16 +1,16 @@
 """Train the bundled prior: a denoiser that knows its noise level, sigma 0 to 0.5, RGB, any size.
 
-    python training/prior.py --ucmerced PATH --out runs/prior
+python training/prior.py --ucmerced PATH --out runs/prior
 """
 
 import math
 from pathlib import Path
 
-import corpus
-import loop
 import torch
 from torch import Tensor, nn
 
+import corpus
+import loop
 from robustrestore.networks import UNetBody
 
 LOW, HIGH = 0.006, 0.5

@@ -3,19 +3,20 @@
     python training/segmenter.py --camvid PATH --out runs/segmenter
 
 PATH holds train, trainannot, val and valannot as in the published split. The network is segmentation-models-pytorch's
-U-Net on a RegNetX-200MF encoder (Radosavovic et al., 2020), from scratch. Loss: class-weighted cross-entropy plus the Lovasz-softmax surrogate of
-the mean IoU (Berman, Triki and Blaschko, 2018).
+U-Net on a RegNetX-200MF encoder (Radosavovic et al., 2020), from scratch. Loss: class-weighted cross-entropy plus the
+Lovasz-softmax surrogate of the mean IoU (Berman, Triki and Blaschko, 2018).
 """
 
 from pathlib import Path
 
-import loop
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import loop
 
 SIZE, SMALL = (192, 256), (128, 192)  # most steps see smaller windows: they cost half
 MEAN, STD = (0.41, 0.425, 0.43), (0.30, 0.31, 0.30)

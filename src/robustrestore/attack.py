@@ -39,9 +39,7 @@ class Attack(Component, kind="attacks"):
             wide = original if original.dtype.itemsize > 4 else original.float()
             found = self.run(lambda x: model(x.to(images.dtype)), wide, goal)
             if found.shape != wide.shape:
-                raise ValueError(
-                    f"{type(self).__name__}: expected run to keep {list(wide.shape)}, got {list(found.shape)}"
-                )
+                raise ValueError(f"{type(self).__name__}: expected run to keep {list(wide.shape)}, got {list(found.shape)}")
             return self._inside(found.detach(), wide, images.dtype)
 
     def _inside(self, found: Tensor, original: Tensor, dtype: torch.dtype) -> Tensor:

@@ -140,7 +140,12 @@ def check_task(task: Task, outputs: Tensor, target: Tensor) -> None:
         statistics = metric.measure(outputs, target).double().numpy()
         _require(statistics.shape[0] == count, task, f"metric {metric.name} gives one line an image")
         value, (low, high) = metric.value(statistics), metric.interval(statistics)
-        _require(low <= value + 1e-9 and value <= high + 1e-9, task, f"{metric.name} lies in its interval", (low, value, high))
+        _require(
+            low <= value + 1e-9 and value <= high + 1e-9,
+            task,
+            f"{metric.name} lies in its interval",
+            (low, value, high),
+        )
     picture = task.render(outputs, _images(count, *(outputs.shape[2:] if outputs.dim() == 4 else (8, 8))))
     _require(picture.shape[:2] == (count, 3), task, "render gives RGB pictures", list(picture.shape))
 

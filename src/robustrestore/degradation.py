@@ -16,7 +16,7 @@ class Degradation(Component, nn.Module, kind="degradations"):
     def __init__(self) -> None:
         super().__init__()
 
-    @final
+    @final  # type: ignore[misc]
     def forward(self, images: Tensor, keys: Sequence[int] | None = None) -> Tensor:
         """Spoil images [N, C, H, W]; image k gets the randomness of `keys[k]`, by default of its place in the batch."""
         check_images(images)

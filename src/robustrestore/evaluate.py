@@ -196,9 +196,7 @@ class _Evaluation:
         first = self.metrics[0]
         scores = np.array([[first.summarise(image) for image in table[first.name]] for table in tables])
         pick = np.nan_to_num(scores, nan=np.inf).argmin(axis=0)
-        return {
-            m.name: np.stack([tables[row][m.name][image] for image, row in enumerate(pick)]) for m in self.metrics
-        }
+        return {m.name: np.stack([tables[row][m.name][image] for image, row in enumerate(pick)]) for m in self.metrics}
 
     def _row(self, key: Key, table: dict[str, Statistics]) -> Row:
         values = {m.name: m.value(table[m.name]) for m in self.metrics}
@@ -210,14 +208,14 @@ class _Evaluation:
         if not self.defences or not self.attacks:
             return []
         metric, (own, *others) = self.metrics[0], self.defences
-        said = []
-        for other in [*others, UNDEFENDED]:
-            pair = tables[own, "all", WORST], tables[other, "all", WORST]
-            name = f"{other} (baseline)" if other != UNDEFENDED else "no defence"
-            said.append(_compare(metric, *(table[metric.name] for table in pair), f"Worst case, {own} against {name}"))
-        pair = tables[own, NO_ATTACK, "-"], tables[UNDEFENDED, NO_ATTACK, "-"]
-        said.append(_compare(metric, *(t[metric.name] for t in pair), f"Without attack, {own} against no defence"))
-        return said
+
+        def against(other: str, attack: str, view: str, what: str) -> str:
+            mine, theirs = (tables[name, attack, view][metric.name] for name in (own, other))
+            return _compare(metric, mine, theirs, what)
+
+        said = [against(name, "all", WORST, f"Worst case, {own} against {name} (baseline)") for name in others]
+        said.append(against(UNDEFENDED, "all", WORST, f"Worst case, {own} against no defence"))
+        return [*said, against(UNDEFENDED, NO_ATTACK, "-", f"Without attack, {own} against no defence")]
 
 
 def _compare(metric: Metric, first: Statistics, second: Statistics, what: str) -> str:

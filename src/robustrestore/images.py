@@ -77,7 +77,7 @@ def straight_through(value: Tensor, source: Tensor) -> Tensor:
         raise ValueError(f"expected equal shapes, got {list(value.shape)} and {list(source.shape)}")
     if not (torch.is_grad_enabled() and source.requires_grad):
         return value.detach()
-    out: Tensor = _Straight.apply(value.detach(), source)  # type: ignore[no-untyped-call]
+    out: Tensor = _Straight.apply(value.detach(), source)
     return out
 
 

@@ -147,8 +147,7 @@ def psnr() -> Metric:
 
         images = outputs.float().clamp(0, 1)
         values = [
-            peak_signal_noise_ratio(image, wanted, data_range=1.0)
-            for image, wanted in zip(images, target.float(), strict=True)
+            peak_signal_noise_ratio(image, wanted, data_range=1.0) for image, wanted in zip(images, target.float(), strict=True)
         ]
         return torch.stack(values).clamp(max=100)
 
@@ -174,11 +173,9 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64, unbiased covariances, negative eigenvalues cut to 0.
     """
     if first.dim() != 2 or second.dim() != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
-        raise ValueError(
-            f"expected two feature matrices [N, D] with N >= 2, got {list(first.shape)} and {list(second.shape)}"
-        )
+        raise ValueError(f"expected two feature matrices [N, D] with N >= 2, got {list(first.shape)} and {list(second.shape)}")
     a, b = first.double(), second.double()
-    ca, cb = torch.cov(a.T).atleast_2d(), torch.cov(b.T).atleast_2d()
+    ca, cb = (torch.cov(x.T).reshape(x.shape[1], x.shape[1]) for x in (a, b))
     values, vectors = torch.linalg.eigh(ca)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cb @ root).clamp(min=0).sqrt().sum()

@@ -49,6 +49,7 @@ class UNetBody(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
+        """The network's images; `maps` are concatenated to the input at half resolution."""
         features = F.pixel_unshuffle(images, 2)
         if maps is not None:
             features = torch.cat([features, maps.expand(-1, -1, *features.shape[2:])], dim=1)

@@ -82,7 +82,7 @@ class Report:
         lines = []
         for row, cells in zip(self.rows, body, strict=True):
             kind = ' class="worst"' if row.view == "worst" else ""
-            inside = "".join(f'<td{" class=n" if k >= 3 else ""}>{html.escape(c)}</td>' for k, c in enumerate(cells))
+            inside = "".join(f"<td{' class=n' if k >= 3 else ''}>{html.escape(c)}</td>" for k, c in enumerate(cells))
             lines.append(f"<tr{kind}>{inside}</tr>")
         said = "".join(f"<li>{html.escape(verdict)}</li>" for verdict in self.verdicts)
         return f"<table><tr>{top}</tr>{''.join(lines)}</table><ul>{said}</ul>"

@@ -20,7 +20,7 @@ class Stage(Component, nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-    @final
+    @final  # type: ignore[misc]
     def forward(self, images: Tensor) -> Tensor:
         """The stage's images; ValueError if `run` changed the shape."""
         check_shape(images)

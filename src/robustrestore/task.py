@@ -15,7 +15,9 @@ from .metrics import Metric
 class Measure(Protocol):
     """A function of (outputs, target) with one value per image [N]."""
 
-    def __call__(self, outputs: Tensor, target: Tensor, /) -> Tensor: ...
+    def __call__(self, outputs: Tensor, target: Tensor, /) -> Tensor:
+        """Values [N]."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -94,4 +94,5 @@ class L2(Threat, name="l2"):
 
     def size(self, delta: Tensor) -> Tensor:
         """The Euclidean length [N]."""
-        return delta.flatten(1).norm(dim=1)
+        length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        return length

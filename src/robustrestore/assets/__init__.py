@@ -1,5 +1,6 @@
 """The small weights and photographs that the package carries; a model card stands beside each."""
 
+from .bundled import STREET_SIZE as STREET_SIZE
 from .bundled import derain as derain
 from .bundled import photographs as photographs
 from .bundled import prior as prior

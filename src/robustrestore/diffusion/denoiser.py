@@ -22,7 +22,7 @@ class Denoiser(Component, nn.Module, kind="denoisers"):
     def __init__(self) -> None:
         super().__init__()
 
-    @final
+    @final  # type: ignore[misc]
     def forward(self, noisy: Tensor, sigma: Tensor | float) -> Tensor:
         """The estimate [N, C, H, W]; sigma is a number or [N], each >= 0, in the units of [0, 1] images."""
         check_shape(noisy, "noisy")

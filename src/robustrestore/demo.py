@@ -1,0 +1,56 @@
+"""The main job on real images, with what the package carries."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import assets, attacks, degradations, purifiers, tasks
+from .data import CamVid
+from .evaluate import evaluate
+from .pipeline import DefendedPipeline
+from .report import Report
+from .threat import Linf
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Track = Callable[[list[tuple[Tensor, Tensor]], str], Batches]
+EPS = 4 / 255
+
+
+def restoration(out: Path, device: str, track: Track) -> Report:
+    """Rain on photographs, taken out by the bundled derain network; the attacker spoils its work within 4/255."""
+    rain = degradations.Rain()
+    photographs = list(assets.photographs().values())
+    pairs = [(rain(p.to(device), [k]), p.to(device)) for k, p in enumerate(photographs)]
+    model = assets.derain().to(device)
+    pipeline = DefendedPipeline(model, [purifiers.Diffusion.default().to(device)])
+    return _measure(pipeline, _joined(pairs), tasks.Restoration(), out, lambda b: track(b, "photographs"))
+
+
+def segmentation(camvid: Path, out: Path, device: str, track: Track, limit: int = 4) -> Report:
+    """Rain on CamVid frames in front of the bundled segmenter; purifier and derain network stand before it."""
+    frames = CamVid(camvid, "val", assets.STREET_SIZE)
+    rain = degradations.Rain(brightness=0.35, haze=0.1, length=10)
+    pairs = []
+    for k in range(0, len(frames), max(1, len(frames) // limit)):
+        image, label = frames[k]
+        pairs.append((rain(image[None].to(device), [k]), label[None].to(device)))
+    stages = [purifiers.Diffusion.default().to(device), assets.derain().to(device)]
+    pipeline = DefendedPipeline(assets.street_segmenter().to(device), stages)
+    task = tasks.Segmentation(palette=[list(colour) for colour in CamVid.PALETTE])
+    return _measure(pipeline, _joined(pairs[:limit]), task, out, lambda b: track(b, "street scenes"))
+
+
+def _joined(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """One batch, so that pictures show every image."""
+    return [(torch.cat([image for image, _ in pairs]), torch.cat([target for _, target in pairs]))]
+
+
+def _measure(pipeline: DefendedPipeline, batches: Any, task: Any, out: Path, track: Callable[[Any], Batches]) -> Report:
+    attack = attacks.PGD(Linf(EPS), steps=10)
+    baselines = [purifiers.Blur(), purifiers.Jpeg()]
+    report = evaluate(pipeline, track(batches), task, [attack], baselines=baselines, folder=out / "progress")
+    report.save(out, "robustrestore demo: what the defence is worth")
+    return report

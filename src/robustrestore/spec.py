@@ -1,0 +1,129 @@
+"""Parts, data and models by a line of text, as the command line takes them."""
+
+import ast
+import importlib
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from . import registry
+from .component import Component
+
+_ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def part(text: str, kind: str) -> Any:
+    """The part that `text` describes: a registered name with settings, written as in Python.
+
+    `blur`, `jpeg(quality=30)`, `pgd(linf(4/255), steps=20)`, `unet.derain`. A part that has a `default()` starts from it.
+    Nothing but registered parts, numbers, texts and lists is understood; ValueError or LookupError otherwise.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        made = _make(tree, kind)
+    except (SyntaxError, TypeError) as error:
+        raise ValueError(f"{text!r}: expected a part such as blur or pgd(linf(4/255), steps=20): {error}") from error
+    if not isinstance(made, Component) or made.kind != kind:
+        raise ValueError(f"{text!r}: expected one of {kind}: {', '.join(e.name for e in registry.entries(kind))}")
+    return made
+
+
+def _class(name: str, kind: str) -> type:
+    wanted = name.lower()
+    matches = [e for e in registry.entries() if wanted in (e.name, e.target.rpartition(":")[2].lower())]
+    best = next((e for e in matches if e.kind == kind), matches[0] if matches else None)
+    return registry.find(best.kind, best.name) if best is not None else registry.find(kind, wanted)
+
+
+def _make(node: ast.expr, kind: str) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_make(node.operand, kind)
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        return _ARITHMETIC[type(node.op)](_make(node.left, kind), _make(node.right, kind))
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_make(item, kind) for item in node.elts]
+    if isinstance(node, ast.Name):
+        return _default(_class(node.id, kind))
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return _variant(_class(node.value.id, kind), node.attr)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        cls = _class(node.func.id, kind)
+        given = {k.arg: _make(k.value, kind) for k in node.keywords if k.arg}
+        if not node.args and given and hasattr(cls, "default"):
+            return _default(cls).replace(**given)
+        return cls(*[_make(item, kind) for item in node.args], **given)
+    raise ValueError(f"{ast.unparse(node)!r}: expected a part, a number, a text or a list")
+
+
+def _default(cls: Any) -> Any:
+    return cls.default() if hasattr(cls, "default") else cls()
+
+
+def _variant(cls: Any, name: str) -> Any:
+    """A ready-made part by the class method of that name (`unet.derain`)."""
+    known = [n for n, v in vars(cls).items() if isinstance(v, classmethod) and not n.startswith("_")]
+    if name not in known:
+        raise ValueError(f"{cls.__name__}.{name}: expected one of {known or 'no variants'}")
+    return getattr(cls, name)()
+
+
+class Photographs(Dataset[tuple[Tensor, Tensor]]):
+    """The bundled photographs as pairs (image, image)."""
+
+    def __init__(self) -> None:
+        from .assets import photographs
+
+        self.images = list(photographs().values())
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index][0], self.images[index][0]
+
+
+def data(text: str, split: str = "val", size: Sequence[int] | None = None) -> tuple[Dataset[tuple[Tensor, Tensor]], str]:
+    """A data set and the name of its task.
+
+    `camvid:FOLDER`, `pairs:DEGRADED_FOLDER,CLEAN_FOLDER`, or `photographs` (bundled; image and target are the same).
+    `size`: height and width; CamVid defaults to that of the bundled segmenter.
+    """
+    from .assets.bundled import STREET_SIZE
+    from .data import CamVid, PairFolder
+
+    name, _, place = text.partition(":")
+    shape = None if size is None else (int(size[0]), int(size[1]))
+    if name == "camvid" and place:
+        return CamVid(Path(place), cast(Any, split), shape or STREET_SIZE), "segmentation"
+    if name == "pairs" and place.count(",") == 1:
+        degraded, clean = place.split(",")
+        return PairFolder(Path(degraded), Path(clean), shape), "restoration"
+    if name == "photographs" and not place:
+        return Photographs(), "restoration"
+    raise ValueError(f"{text!r}: expected camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")
+
+
+def model(text: str) -> nn.Module:
+    """A model: `street` or `derain` (bundled), or `package.module:callable`, which is imported and called."""
+    from . import assets
+
+    if text == "street":
+        return assets.street_segmenter()
+    if text == "derain":
+        return assets.derain()
+    module, _, name = text.partition(":")
+    if not name:
+        raise ValueError(f"{text!r}: expected street, derain or package.module:callable that returns a torch.nn.Module")
+    try:
+        made = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{text!r}: expected an importable callable: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{text!r}: expected it to return a torch.nn.Module, got {type(made).__name__}")
+    return made.eval()
