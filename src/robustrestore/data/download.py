@@ -27,8 +27,8 @@ class DownloadError(RuntimeError):
 def download(url: str, path: str | Path, sha256: str | None, progress: Progress | None = None) -> str:
     """Fetch an http(s) address into `path` and return its SHA-256 as 64 hexadecimal digits.
 
-    An existing file is kept if it has the digest `sha256`, or if that is None. What a broken call left in `path`.part is
-    continued if a digest can prove the result, and dropped if not. `progress` is told (bytes so far, bytes in all or
+    An existing file is kept if it has the digest `sha256`, or if that is None. What a broken call left in `path`.part
+    is continued if a digest can prove the result, and dropped if not. `progress` is told (bytes so far, bytes in all or
     None). One process a path at a time. Raises DownloadError after three more tries, on refusal and on a wrong digest.
     """
     _check(url, sha256)
@@ -44,7 +44,7 @@ def download(url: str, path: str | Path, sha256: str | None, progress: Progress 
     if sha256 is not None and found != sha256.lower():
         part.unlink()
         raise DownloadError(
-            f"{url}: expected SHA-256 {sha256.lower()}, got {found}: the bytes are deleted; try again, or check the digest"
+            f"{url}: expected SHA-256 {sha256.lower()}, got {found}: the part file is deleted; try again"
         )
     os.replace(part, path)
     return found
@@ -73,8 +73,8 @@ def _persist(url: str, part: Path, progress: Progress | None) -> None:
             if _hopeless(error):
                 raise DownloadError(f"{url}: expected the file, got {error}: check the address") from error
             if pause is None:
-                tries = f"{error!r} at the last of {len(PAUSES) + 1} tries"
-                raise DownloadError(f"{url}: expected the file, got {tries}: check the connection and try again") from error
+                last = f"{error!r} at the last of {len(PAUSES) + 1} tries"
+                raise DownloadError(f"{url}: expected the file, got {last}: try again later") from error
             time.sleep(pause)
 
 
@@ -86,7 +86,7 @@ def _hopeless(error: Exception) -> bool:
 
 
 def _attempt(url: str, part: Path, progress: Progress | None) -> None:
-    """One request for the bytes that `part` lacks. A part that the server cannot continue is deleted for the next try."""
+    """Ask for the bytes that `part` lacks; a part that the server cannot continue is deleted for the next try."""
     start = part.stat().st_size if part.exists() else 0
     try:
         response = _request(url, start)

@@ -45,7 +45,7 @@ def load_image(path: str | Path) -> Tensor:
 
 
 def save_image(image: Tensor, path: str | Path) -> None:
-    """Write [3, H, W] in [0, 1], rounded to 8 bits, in one move; the suffix (png jpg jpeg tif tiff webp) picks the format.
+    """Write [3, H, W] in [0, 1], rounded to 8 bits, in one move, as png, jpg, jpeg, tif, tiff or webp by suffix.
 
     JPEG has quality 95, the other formats lose nothing. Raises ValueError or TypeError for another suffix, shape, dtype
     or range.
@@ -68,7 +68,7 @@ def save_image(image: Tensor, path: str | Path) -> None:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """All image files below `folder`, sorted; hidden files and folders are skipped. FileNotFoundError if there is none."""
+    """All image files below `folder`, sorted; hidden files and folders are skipped. FileNotFoundError if none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of images, got none: check the path")
@@ -92,21 +92,21 @@ def open_upright(path: str | Path) -> "Image.Image":
             upright = ImageOps.exif_transpose(image)
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             why = f"{type(error).__name__}: {error}"
-            raise ImageFileError(f"{path}: expected a whole image file, got {why}: replace or convert the file") from error
+            raise ImageFileError(f"{path}: expected a whole image file, got {why}: replace or convert it") from error
     if frames > 1:
-        raise ImageFileError(f"{path}: expected one image, got {frames} frames or pages: save the wanted one by itself")
+        raise ImageFileError(f"{path}: expected one image, got {frames} frames or pages: save one of them alone")
     return upright
 
 
 def check_size(size: tuple[int, int] | None) -> None:
     """Raise ValueError unless `size` is None or (height, width), both at least 1."""
     if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):
-        raise ValueError(f"expected size as (height, width) in pixels or None, got {size!r}: pass two positive integers")
+        raise ValueError(f"expected size as (height, width) in pixels or None, got {size!r}: pass two integers > 0")
 
 
 def resize(image: Tensor, size: tuple[int, int] | None) -> Tensor:
     """[3, H, W] to `size` (height, width), bilinear with antialiasing; unchanged for None or its own size."""
-    if size is None or image.shape[-2:] == size:
+    if size is None or image.shape[-2:] == tuple(size):
         return image
     return F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(0, 1)
 
