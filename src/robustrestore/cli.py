@@ -53,17 +53,18 @@ def _unknown(name: str) -> str:
 
 
 def _show(report: Any) -> None:
+    """One table an attack, so that it fits a terminal of 80 columns."""
     head, body = report.table()
-    table = Table()
-    for k, title in enumerate(head):
-        table.add_column(title, justify="right" if k >= 3 else "left", overflow="fold")
-    before = None
-    for cells in body:
-        if before is not None and cells[1] != before:
-            table.add_section()
-        before = cells[1]
-        table.add_row(*cells)
-    console.print(table)
+    for attack in dict.fromkeys(cells[1] for cells in body):
+        title = {"none": "No attack", "all": "Worst of all attacks and views, per image"}.get(attack, attack)
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for k, name in enumerate(head):
+            if k != 1:
+                table.add_column(name, justify="right" if k >= 3 else "left", overflow="fold")
+        for cells in body:
+            if cells[1] == attack:
+                table.add_row(cells[0], *cells[2:])
+        console.print(table)
     for verdict in report.verdicts:
         console.print(f"- {verdict}", markup=False, highlight=False)
 
@@ -206,9 +207,10 @@ def list_parts() -> None:
     """Every registered part, its kind, and the package that it comes from."""
     from . import registry
 
-    table = Table("kind", "name", "class", "package")
+    table = Table("kind", "name", "package")
+    table.add_column("class", overflow="fold")
     for entry in registry.entries():
-        table.add_row(entry.kind, entry.name, entry.target, entry.package)
+        table.add_row(entry.kind, entry.name, entry.package, entry.target)
     console.print(table)
 
 

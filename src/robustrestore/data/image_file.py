@@ -113,12 +113,9 @@ def resize(image: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 def _opaque(image: "Image.Image", path: str | Path) -> "Image.Image":
     """As RGB; refused if a pixel is transparent."""
-    try:
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        rgba = image.convert("RGBA")
-    except ValueError as error:
-        raise ImageFileError(f"{path}: expected colours that convert to RGB, got {error}: save it as RGB") from error
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")  # Pillow goes from La to LA alone
     if rgba.getchannel("A").getextrema()[0] != 255:
         raise _transparent(path)
     return rgba.convert("RGB")
@@ -145,6 +142,6 @@ def _check(image: Tensor) -> None:
         raise TypeError(f"expected a floating tensor, got {kind}: use image.float() / 255")
     if image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(f"expected an image of shape [3, H, W], got {list(image.shape)}: save one RGB image at a time")
-    low, high = float(image.min()), float(image.max())
+    low, high = (float(value) for value in torch.aminmax(image.detach()))
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         raise ValueError(f"expected values in [0, 1], got [{low:.4g}, {high:.4g}]: undo the normalisation, or clamp")
