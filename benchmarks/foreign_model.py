@@ -8,10 +8,10 @@ Prints the mean IoU on validation frames at 480 x 360, clean and under PGD-5 at 
 import argparse
 from pathlib import Path
 
-import espnet
 import torch
 from torch import nn
 
+import espnet
 import robustrestore as rr
 from robustrestore.files import write_text
 

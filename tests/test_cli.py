@@ -89,7 +89,7 @@ def test_purify_a_folder_of_every_kind_of_file(tmp_path: Path) -> None:
     Image.fromarray(image).save(source / "colour.jpg")
     Image.fromarray(image).save(source / "colour.png")
     Image.fromarray(image[..., 0]).save(source / "deep" / "grey.PNG")
-    Image.fromarray((image[..., 0].astype("uint16") * 257)).save(source / "sixteen.tif")
+    Image.fromarray(image[..., 0].astype("uint16") * 257).save(source / "sixteen.tif")
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(image).save(source / "turned.jpg", exif=turned)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import Gain, Linear2, Moody, PixelSegmenter, photos
 from torch import Tensor
+from toys import Gain, Linear2, Moody, PixelSegmenter, photos
 
 import robustrestore as rr
 from robustrestore.evaluate import VIEWS
@@ -125,9 +125,7 @@ def test_bad_input(batches: list[tuple[Tensor, Tensor]], task: rr.Task, message:
 
 def test_float_labels_are_refused() -> None:
     with pytest.raises(TypeError, match="integer labels"):
-        rr.evaluate(
-            rr.DefendedPipeline(PixelSegmenter()), [(photos(), torch.zeros(2, 16, 20))], rr.tasks.Segmentation(), [PGD]
-        )
+        rr.evaluate(rr.DefendedPipeline(PixelSegmenter()), [(photos(), torch.zeros(2, 16, 20))], rr.tasks.Segmentation(), [PGD])
 
 
 def test_resuming_gives_the_same_json_and_redoes_nothing(tmp_path: Path) -> None:
@@ -141,7 +139,7 @@ def test_resuming_gives_the_same_json_and_redoes_nothing(tmp_path: Path) -> None
     pipeline = rr.DefendedPipeline(Counting(), [rr.purifiers.Blur()])
     whole = rr.evaluate(pipeline, _segmentation(8), rr.tasks.Segmentation(), [PGD]).json()
 
-    def broken():  # noqa: ANN202
+    def broken():
         yield from _segmentation(8)[:2]
         raise KeyboardInterrupt
 

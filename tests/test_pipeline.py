@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toys import Gain, Linear2, PixelSegmenter, photos
 from torch import nn
+from toys import Gain, Linear2, PixelSegmenter, photos
 
 import robustrestore as rr
 
@@ -100,7 +100,7 @@ def test_bytes_are_refused() -> None:
         rr.DefendedPipeline(PixelSegmenter())((photos() * 255).byte())
 
 
-def test_saved_and_loaded_it_predicts_the_same(tmp_path) -> None:  # noqa: ANN001
+def test_saved_and_loaded_it_predicts_the_same(tmp_path) -> None:
     pipeline = rr.DefendedPipeline(rr.Adapted(_small(), mean=[0.5] * 3), [rr.restorers.UNet(width=4), rr.purifiers.Jpeg(40)])
     nn.init.normal_(pipeline.stages[0].body.head.weight, std=0.1)
     pipeline.save_pretrained(tmp_path)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from toys import Gain, PixelSegmenter, photos
 from torch import nn
+from toys import Gain, PixelSegmenter, photos
 
 import robustrestore as rr
 from robustrestore import checks, diffusion, registry

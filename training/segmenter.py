@@ -81,7 +81,7 @@ def mean_iou(net: nn.Module, images: Tensor, labels: Tensor, device: str) -> flo
 
 
 def main() -> None:
-    parser = loop.arguments(__doc__.splitlines()[0], steps=3400, batch=8, lr=2e-3)
+    parser = loop.arguments(__doc__.splitlines()[0], steps=3000, batch=8, lr=2e-3)
     parser.add_argument("--camvid", type=Path, required=True)
     options = parser.parse_args()
     torch.manual_seed(options.seed)

@@ -237,8 +237,6 @@ def test_nan_gradients_do_not_spread() -> None:
 def test_on_a_gpu() -> None:
     model, images, _ = _linear()
     labels = torch.zeros(3, dtype=torch.long, device="cuda")
-    found = rr.attacks.PGD(rr.Linf(EPS), steps=10)(
-        model.cuda(), images.cuda(), rr.tasks.Classification().untargeted(labels)
-    )
+    found = rr.attacks.PGD(rr.Linf(EPS), steps=10)(model.cuda(), images.cuda(), rr.tasks.Classification().untargeted(labels))
     best = images.cuda() - EPS * model.weight.detach().sign()
     torch.testing.assert_close(found, best, atol=1e-6, rtol=0)

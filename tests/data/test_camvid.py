@@ -33,7 +33,9 @@ def put(root: Path, split: str = "train", name: str = "a", suffix: str = ".png",
 def test_frame_and_label(tmp_path: Path, suffix: str) -> None:
     camvid = CamVid(put(tmp_path, suffix=suffix), "train")
     frame, label = camvid[0]
-    assert len(camvid) == 1 and frame.dtype == torch.float32 and label.dtype == torch.int64
+    assert len(camvid) == 1
+    assert frame.dtype == torch.float32
+    assert label.dtype == torch.int64
     torch.testing.assert_close(frame.mean((1, 2)), torch.tensor([1, 0, 0.2]), atol=0.01, rtol=0)
     assert label.tolist() == [[0, 3, 3], [10, 255, 8]]
 
@@ -56,7 +58,8 @@ def test_resizing_keeps_ids_and_place(tmp_path: Path) -> None:
 
 def test_classes_and_colours() -> None:
     names = "sky building pole road pavement tree sign fence car pedestrian bicyclist"
-    assert list(CamVid.CLASSES) == names.split() and CamVid.IGNORED == 255
+    assert list(CamVid.CLASSES) == names.split()
+    assert CamVid.IGNORED == 255
     assert len(set(CamVid.PALETTE)) == 11
     assert all(len(colour) == 3 and min(colour) >= 0 and max(colour) <= 255 for colour in CamVid.PALETTE)
 
@@ -135,7 +138,7 @@ def serve() -> Iterator[Callable[[bytes], str]]:
         return f"http://127.0.0.1:{server.server_address[1]}/master.zip"
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield start
     server.shutdown()
     server.server_close()
@@ -207,11 +210,14 @@ def test_the_real_frames() -> None:
     train, val = CamVid(REAL, "train"), CamVid(REAL, "val", size=(180, 240))
     assert (len(train), len(val)) == (367, 101)
     frame, label = train[0]
-    assert frame.shape == (3, 360, 480) and label.shape == (360, 480)
+    assert frame.shape == (3, 360, 480)
+    assert label.shape == (360, 480)
     heights: dict[int, list[float]] = {}
     for index in range(0, 101, 20):
         frame, label = val[index]
-        assert frame.shape == (3, 180, 240) and label.shape == (180, 240) and 0.1 < float(frame.mean()) < 0.9
+        assert frame.shape == (3, 180, 240)
+        assert label.shape == (180, 240)
+        assert 0.1 < float(frame.mean()) < 0.9
         present = set(label.flatten().tolist())
         assert present <= {*range(11), 255}
         for name in present:

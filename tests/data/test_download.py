@@ -72,7 +72,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(module, "PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     running = Server()
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     yield running
     running.shutdown()
     running.server_close()
@@ -82,8 +82,11 @@ def test_a_file_arrives_whole(tmp_path: Path, server: Server) -> None:
     told: list[tuple[int, int | None]] = []
     path = tmp_path / "new" / "file"
     assert download(server.url, str(path), DIGEST.upper(), lambda done, total: told.append((done, total))) == DIGEST
-    assert path.read_bytes() == CONTENT and [p.name for p in path.parent.iterdir()] == ["file"]
-    assert told[-1] == (len(CONTENT), len(CONTENT)) and told == sorted(told) and len(told) > 1
+    assert path.read_bytes() == CONTENT
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert told == sorted(told)
+    assert len(told) > 1
     assert server.asked == [None]
 
 
@@ -109,8 +112,10 @@ def test_a_part_file_is_continued_in_the_middle(tmp_path: Path, server: Server) 
     told: list[tuple[int, int | None]] = []
     assert download(server.url, tmp_path / "file", DIGEST, lambda *now: told.append(now)) == DIGEST
     assert server.asked == ["bytes=700001-"]
-    assert told[0][0] > 700_001 and told[-1] == (len(CONTENT), len(CONTENT))
-    assert (tmp_path / "file").read_bytes() == CONTENT and not (tmp_path / "file.part").exists()
+    assert told[0][0] > 700_001
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert not (tmp_path / "file.part").exists()
 
 
 def test_an_unprovable_part_file_is_dropped(tmp_path: Path, server: Server) -> None:
@@ -166,7 +171,8 @@ def test_a_wrong_digest_deletes_the_bytes_and_keeps_the_old_file(tmp_path: Path,
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(DownloadError, match=rf"expected SHA-256 {'0' * 64}, got {DIGEST}"):
         download(server.url, tmp_path / "file", "0" * 64)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])
@@ -183,7 +189,8 @@ def test_a_refusal_is_final(tmp_path: Path, server: Server, code: int) -> None:
     server.codes = [code]
     with pytest.raises(DownloadError, match=f"/file: expected the file, got HTTP Error {code}"):
         download(server.url, tmp_path / "file", DIGEST)
-    assert len(server.asked) == 1 and not list(tmp_path.iterdir())
+    assert len(server.asked) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_redirects_stay_on_the_web(tmp_path: Path, server: Server) -> None:

@@ -23,7 +23,9 @@ def expected(pixels: np.ndarray) -> torch.Tensor:
 def test_rgb_is_read_exactly(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(RGB).save(tmp_path / f"x.{suffix}")
     image = load_image(str(tmp_path / f"x.{suffix}"))
-    assert image.dtype == torch.float32 and image.shape == (3, 2, 3) and image.is_contiguous()
+    assert image.dtype == torch.float32
+    assert image.shape == (3, 2, 3)
+    assert image.is_contiguous()
     assert torch.equal(image, expected(RGB))
 
 
@@ -43,7 +45,8 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(pixels).save(tmp_path / f"x.{suffix}", exif=exif)
     image = load_image(tmp_path / f"x.{suffix}")
     assert image.shape == (3, 32, 16)
-    assert image[:, :12].min() > 0.9 and image[:, 20:].max() < 0.1
+    assert image[:, :12].min() > 0.9
+    assert image[:, 20:].max() < 0.1
 
 
 def test_grey_gets_three_channels(tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def test_one_bit_and_palette(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "suffix"), [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif")])
 def test_sixteen_bit_grey(tmp_path: Path, kind: type, suffix: str) -> None:
-    values = np.array([[0, 257, 32768, 65535]]).astype(kind)
+    values: np.ndarray = np.array([[0, 257, 32768, 65535]]).astype(kind)
     Image.fromarray(values).save(tmp_path / f"x.{suffix}")
     image = load_image(tmp_path / f"x.{suffix}")
     assert image.shape == (3, 1, 4)
@@ -137,13 +140,16 @@ def test_a_transparent_colour_counts_only_if_a_pixel_has_it(tmp_path: Path, mode
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "x.jpg", quality=95)
     red, green, blue = load_image(tmp_path / "x.jpg").mean((1, 2)).tolist()
-    assert red > 0.95 and green < 0.05 and blue < 0.05
+    assert red > 0.95
+    assert green < 0.05
+    assert blue < 0.05
 
 
 @pytest.mark.parametrize(("mode", "white"), [("LAB", (255, 128, 128)), ("YCbCr", (255, 128, 128))])
 def test_other_colour_spaces_become_rgb(tmp_path: Path, mode: str, white: tuple[int, int, int]) -> None:
     Image.new(mode, (4, 4), white).save(tmp_path / "x.tif")
-    assert Image.open(tmp_path / "x.tif").mode == mode
+    with Image.open(tmp_path / "x.tif") as picture:
+        assert picture.mode == mode
     assert load_image(tmp_path / "x.tif").min() > 0.98
 
 
@@ -161,9 +167,11 @@ def test_the_first_image_of_an_mpo_photo_counts(tmp_path: Path) -> None:
     first, preview = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (8, 8), "blue")
     first.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[preview])
     with Image.open(tmp_path / "x.jpg") as check:
-        assert check.format == "MPO" and getattr(check, "n_frames", 1) == 2
+        assert check.format == "MPO"
+        assert getattr(check, "n_frames", 1) == 2
     image = load_image(tmp_path / "x.jpg")
-    assert image.shape == (3, 16, 16) and image[0].min() > 0.9
+    assert image.shape == (3, 16, 16)
+    assert image[0].min() > 0.9
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "gif"])
@@ -285,7 +293,8 @@ def test_find_images_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_resize_averages_and_keeps_its_own_size() -> None:
     stripes = torch.tensor([0.0, 1.0]).repeat(32).expand(3, 64, 64)
-    assert resize(stripes, None) is stripes and resize(stripes, (64, 64)) is stripes
+    assert resize(stripes, None) is stripes
+    assert resize(stripes, (64, 64)) is stripes
     small = resize(stripes, (8, 16))
     assert small.shape == (3, 8, 16)
     torch.testing.assert_close(small[..., 2:-2], torch.full((3, 8, 12), 0.5))  # without antialiasing it would alias

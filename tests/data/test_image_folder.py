@@ -20,7 +20,8 @@ def test_images_come_in_sorted_order_at_their_own_size(tmp_path: Path) -> None:
     put(tmp_path / "a.PNG", 0.0, 8, 8)
     put(tmp_path / "c" / "d.png", 0.2)
     folder = ImageFolder(tmp_path)
-    assert len(folder) == 3 and [p.name for p in folder.paths] == ["a.PNG", "b.png", "d.png"]
+    assert len(folder) == 3
+    assert [p.name for p in folder.paths] == ["a.PNG", "b.png", "d.png"]
     assert [tuple(folder[index].shape) for index in range(3)] == [(3, 8, 8), (3, 4, 6), (3, 4, 6)]
     assert torch.equal(folder[-1], torch.full((3, 4, 6), 51 / 255))
 

@@ -43,9 +43,7 @@ def download(url: str, path: str | Path, sha256: str | None, progress: Progress 
     found = _digest(part)
     if sha256 is not None and found != sha256.lower():
         part.unlink()
-        raise DownloadError(
-            f"{url}: expected SHA-256 {sha256.lower()}, got {found}: the part file is deleted; try again"
-        )
+        raise DownloadError(f"{url}: expected SHA-256 {sha256.lower()}, got {found}: part file deleted, try again")
     os.replace(part, path)
     return found
 

@@ -83,7 +83,7 @@ def open_upright(path: str | Path) -> "Image.Image":
     """The decoded Pillow image in its own mode, EXIF orientation applied. Errors as in `load_image`."""
     from PIL import Image, ImageOps
 
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         try:
             image = Image.open(file)
             # MPO is a camera's JPEG with previews or a gain map behind it, not an animation: its first image counts.

@@ -1,0 +1,104 @@
+"""Write the tables of README and docs from the JSON in results/, between `<!-- table NAME -->` and `<!-- end -->`.
+
+python benchmarks/tables.py          # --check: change nothing, fail where a page differs from the results
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "src").rglob("*.md"))]
+
+
+def _load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _lines(head: list[str], body: list[list[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    low, high = row["intervals"][metric]
+    digits = 2 if row["values"][metric] >= 2 else 3
+    return f"{row['values'][metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def report(name: str) -> str:
+    """Defences down, what the attacker sees across, first metric."""
+    rows = _load(name)["rows"]
+    metric = next(iter(rows[0]["values"]))
+    views = ["none", "oblivious", "bpda", "adaptive", "worst"]
+    defences = list(dict.fromkeys(row["defence"] for row in rows))
+    found = {(r["defence"], "none" if r["attack"] == "none" else r["view"]): _cell(r, metric) for r in rows}
+    body = []
+    for defence in defences:
+        cells = [found.get((defence, view), "") for view in views]
+        if defence == "none":
+            cells = [cells[0], "", "", found["none", "-"], cells[4]]
+        body.append(["no defence" if defence == "none" else defence, *cells])
+    return _lines([f"{metric}", "no attack", "oblivious", "BPDA", "adaptive", "worst case"], body)
+
+
+def denoising() -> str:
+    """Methods down, levels across."""
+    rows = _load("denoising")["psnr"]
+    body = [[name, *(f"{row[level]['psnr']:.2f}" for level in ("15", "25", "50"))] for name, row in rows.items()]
+    return _lines(["PSNR in dB", "sigma 15", "sigma 25", "sigma 50"], body)
+
+
+def deraining() -> str:
+    """Sets down, before and after across."""
+    names = ("rainy PSNR", "restored PSNR", "rainy SSIM", "restored SSIM")
+    body = [
+        [f"{name} (n = {row['images']})", *(f"{row[n][0]:.2f} [{row[n][1]:.2f}, {row[n][2]:.2f}]" for n in names)]
+        for name, row in _load("deraining")["results"].items()
+    ]
+    return _lines(["images", *names], body)
+
+
+def verdicts(name: str) -> str:
+    """What the report says in words."""
+    return "\n".join(f"- {verdict}" for verdict in _load(name)["verdicts"])
+
+
+TABLES = {
+    "street": lambda: report("street"),
+    "street verdicts": lambda: verdicts("street"),
+    "photographs": lambda: report("photographs"),
+    "photographs verdicts": lambda: verdicts("photographs"),
+    "foreign_model": lambda: report("foreign_model"),
+    "denoising": denoising,
+    "deraining": deraining,
+}
+
+
+def filled(text: str) -> str:
+    """The page with every table made anew."""
+    pattern = re.compile(r"<!-- table (?P<name>[^>]+?) -->\n.*?<!-- end -->", re.DOTALL)
+    return pattern.sub(lambda m: f"<!-- table {m['name']} -->\n{TABLES[m['name']]()}\n<!-- end -->", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    stale = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            stale.append(str(page.relative_to(ROOT)))
+            if not options.check:
+                page.write_text(new, encoding="utf-8")
+    print(f"{'differ' if options.check else 'written'}: {', '.join(stale) or 'none'}")
+    sys.exit(1 if options.check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()
