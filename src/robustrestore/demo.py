@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import assets, attacks, degradations, purifiers, tasks
@@ -26,7 +25,7 @@ def restoration(out: Path, device: str, track: Track) -> Report:
     pairs = [(rain(p.to(device), [k]), p.to(device)) for k, p in enumerate(photographs)]
     model = assets.derain().to(device)
     pipeline = DefendedPipeline(model, [purifiers.Diffusion.default().to(device)])
-    return _measure(pipeline, _joined(pairs), tasks.Restoration(), out, lambda b: track(b, "photographs"))
+    return _measure(pipeline, pairs, tasks.Restoration(), out, lambda b: track(b, "photographs"))
 
 
 def segmentation(camvid: Path, out: Path, device: str, track: Track, limit: int = 4) -> Report:
@@ -40,12 +39,7 @@ def segmentation(camvid: Path, out: Path, device: str, track: Track, limit: int 
     stages = [purifiers.Diffusion.default().to(device), assets.derain().to(device)]
     pipeline = DefendedPipeline(assets.street_segmenter().to(device), stages)
     task = tasks.Segmentation(palette=[list(colour) for colour in CamVid.PALETTE])
-    return _measure(pipeline, _joined(pairs[:limit]), task, out, lambda b: track(b, "street scenes"))
-
-
-def _joined(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """One batch, so that pictures show every image."""
-    return [(torch.cat([image for image, _ in pairs]), torch.cat([target for _, target in pairs]))]
+    return _measure(pipeline, pairs[:limit], task, out, lambda b: track(b, "street scenes"))
 
 
 def _measure(pipeline: DefendedPipeline, batches: Any, task: Any, out: Path, track: Callable[[Any], Batches]) -> Report:

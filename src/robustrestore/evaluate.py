@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .attack import Attack, Model
+from .files import digest
 from .images import check_images, trusted
-from .journal import Journal, digest
+from .journal import Journal
 from .metrics import Metric, Statistics, paired_difference
 from .modes import evaluating, seeded
 from .pipeline import DefendedPipeline
@@ -25,6 +26,7 @@ View = Callable[[DefendedPipeline], Model]
 Key = tuple[str, str, str]  # defence, attack, view
 
 UNDEFENDED, NO_ATTACK, WORST = "none", "none", "worst"
+SHOWN = 4  # images in a report's picture
 VIEWS: Mapping[str, View] = {
     "oblivious": lambda pipeline: pipeline.predict,
     "bpda": lambda pipeline: pipeline.straight_through(),
@@ -105,7 +107,7 @@ class _Evaluation:
         }
 
     def batch(self, number: int, images: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Statistics of every row, and the pictures of the first batch, as tensors by name."""
+        """Statistics of every row, and the pictures of the first images, as tensors by name."""
         rows: dict[Key, Tensor] = {}
         shown = {"input": images}
         with evaluating(self.pipeline, *self.defences.values()), seeded(self.seed + 7919 * number):
@@ -119,8 +121,8 @@ class _Evaluation:
         for index, outputs in enumerate(rows.values()):
             for metric in self.metrics:
                 out[f"{index:04d}/{metric.name}"] = metric.measure(outputs, target).double().cpu()
-        if number == 0:
-            out |= self._pictures(shown, images, target)
+        if number < SHOWN:
+            out |= self._pictures(shown, images)
         return out
 
     def _attacked(
@@ -157,13 +159,13 @@ class _Evaluation:
                 shown[f"after {type(stage).__name__} ({view})"] = images
         return {**shown, f"defended output ({view})": outputs}
 
-    def _pictures(self, shown: dict[str, Tensor], images: Tensor, target: Tensor, most: int = 4) -> dict[str, Tensor]:
+    def _pictures(self, shown: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         """Bytes [K, 3, H, W] by numbered name."""
         out = {}
         for index, (name, tensor) in enumerate(shown.items()):
             is_images = name == "input" or name.startswith(("attacked", "after"))
             picture = tensor[:, :3].expand(-1, 3, -1, -1) if is_images else self.task.render(tensor, images)
-            out[f"picture/{index:02d} {name}"] = (picture[:most].detach().float().clamp(0, 1) * 255).round().byte().cpu()
+            out[f"picture/{index:02d} {name}"] = (picture[:SHOWN].detach().float().clamp(0, 1) * 255).round().byte().cpu()
         return out
 
     def plan(self) -> list[Key]:
@@ -183,10 +185,9 @@ class _Evaluation:
             }
         for name in [UNDEFENDED, *self.defences] if self.attacks else []:
             tables[name, "all", WORST] = self._worst([t for key, t in tables.items() if key[0] == name])
+        names = sorted(name for name in found[0] if name.startswith("picture/"))
         pictures = {
-            name.split(" ", 1)[1]: tensor.float() / 255
-            for name, tensor in sorted(found[0].items())
-            if name.startswith("picture/")
+            name.split(" ", 1)[1]: torch.cat([done[name] for done in found[:SHOWN]])[:SHOWN].float() / 255 for name in names
         }
         about = {**self.about(), "images": sum(len(done[next(iter(done))]) for done in found)}
         return Report([self._row(key, t) for key, t in tables.items()], self._verdicts(tables), about, pictures)

@@ -1,10 +1,13 @@
-"""Files written whole or not at all, and their fingerprints."""
+"""Files written whole or not at all; fingerprints of files and tensors."""
 
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -30,6 +33,15 @@ def sha256(path: Path) -> str:
     """The file's SHA-256 as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*tensors: Tensor) -> str:
+    """A SHA-256 over the shapes, dtypes and values of tensors."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _umask() -> int:

@@ -1,6 +1,5 @@
 """Journal: what an evaluation has done so far, a file a batch, so that it can be killed and taken up again."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from .files import write_atomically, write_text
-
-
-def digest(*tensors: Tensor) -> str:
-    """A SHA-256 over the values of some tensors."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 class Journal:

@@ -1,11 +1,12 @@
 """Reading weights into a module: safetensors, or a foreign checkpoint of tensors only. Sizes are checked, all named."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .files import digest
 
 
 def read_tensors(file: str | Path) -> dict[str, Tensor]:
@@ -60,8 +61,6 @@ def load_weights(module: nn.Module, file: str | Path, ignore: Iterable[str] = ()
 
 def fingerprint(module: nn.Module) -> str:
     """A SHA-256 over the names, shapes and values of a module's state: equal weights, equal print."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    state = module.state_dict()
+    names = torch.tensor(list("\n".join(state).encode()), dtype=torch.uint8)
+    return digest(names, *state.values())

@@ -1,0 +1,178 @@
+"""Denoisers: units, padding, and the solution for the image from each kind of prediction."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import photos
+from toys_diffusion import Timed
+
+from robustrestore import diffusion
+
+# Level t* (number of unit steps of the linear schedule, array entry t* - 1) -> sigma in [0, 1] units, three digits.
+FACTS = {10: 0.0218, 50: 0.0864, 70: 0.119, 100: 0.169, 125: 0.213, 150: 0.259, 200: 0.360}
+
+
+class _Recorder(nn.Module):
+    """Returns what it is shown and keeps it."""
+
+    def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
+        self.noisy, self.level = noisy, level
+        return noisy
+
+
+class _Knowing(nn.Module):
+    """Predicts exactly, since it knows the clean image and the schedule (interpolated by NumPy in float64)."""
+
+    def __init__(self, clean: Tensor, alphas: list[float], prediction: str, extra: int = 0) -> None:
+        super().__init__()
+        self.z0, self.prediction, self.extra = 2 * clean - 1, prediction, extra
+        a = np.array(alphas)
+        self.logs = np.log(np.sqrt((1 - a) / a) / 2)
+
+    def forward(self, z: Tensor, timestep: Tensor) -> Tensor:
+        sigma = np.exp(np.interp(timestep.double().numpy(), np.arange(len(self.logs)), self.logs))
+        a = torch.from_numpy(1 / (1 + 4 * sigma**2)).view(-1, 1, 1, 1)
+        noise = (z.double() - a.sqrt() * self.z0) / (1 - a).sqrt()
+        out = {"epsilon": noise, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * self.z0, "sample": self.z0.double()}
+        found = out[self.prediction].expand_as(z).to(z)
+        return torch.cat([found, torch.full_like(z, 1e3)[:, : self.extra]], dim=1)
+
+
+def test_noise_conditioned_speaks_the_networks_units() -> None:
+    images, network = photos(), _Recorder()
+    denoiser = diffusion.NoiseConditioned(network, scale=2, shift=-1)
+    torch.testing.assert_close(denoiser(images, 0.1), images)
+    torch.testing.assert_close(network.noisy, 2 * images - 1)
+    torch.testing.assert_close(network.level, torch.tensor([0.2, 0.2]))
+
+
+def test_padding_reaches_the_network_and_is_cropped() -> None:
+    images, network = photos(2, 13, 18), _Recorder()
+    denoiser = diffusion.NoiseConditioned(network, multiple=8)
+    assert torch.equal(denoiser(images, 0.1), images)
+    assert network.noisy.shape == (2, 3, 16, 24)
+    assert torch.equal(network.noisy[:, :, 15, :18], images[:, :, 12])
+    assert torch.equal(network.noisy[:, :, :13, 23], images[:, :, :, 17])
+
+
+def test_sigma_is_a_number_or_one_for_each_image() -> None:
+    images = photos()
+    denoiser = diffusion.SigmaUNet(width=4)
+    nn.init.normal_(denoiser.body.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    both = denoiser(images, torch.tensor([0.05, 0.3]))
+    torch.testing.assert_close(both[:1], denoiser(images[:1], 0.05))
+    torch.testing.assert_close(both[1:], denoiser(images[1:], torch.tensor(0.3)))
+    assert (both[1] - denoiser(images, 0.05)[1]).abs().max() > 0.01
+
+
+def test_denoiser_errors() -> None:
+    denoiser = diffusion.NoiseConditioned(_Recorder())
+    with pytest.raises(ValueError, match=r"noisy: expected shape \[N, C, H, W\]"):
+        denoiser(photos()[0], 0.1)
+    with pytest.raises(TypeError, match="noisy: expected a floating dtype"):
+        denoiser(photos().long(), 0.1)
+    with pytest.raises(ValueError, match=r"sigma: expected a number or one level for each of 2 images, got shape \[3\]"):
+        denoiser(photos(), torch.tensor([0.1, 0.1, 0.1]))
+    strided = diffusion.NoiseConditioned(_Pool())
+    with pytest.raises(ValueError, match=r"expected an estimate of shape \[2, 3, 16, 20\], got \[2, 3, 8, 10\]"):
+        strided(photos(), 0.1)
+
+
+class _Pool(nn.Module):
+    def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(noisy, 2)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (17, 23), (50, 65)])
+def test_sigma_unet_keeps_odd_sizes_and_is_the_identity_at_zero(height: int, width: int) -> None:
+    images = photos(1, height, width)
+    denoiser = diffusion.SigmaUNet(width=4)
+    nn.init.normal_(denoiser.body.head.weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(denoiser(images, 0.0), images)
+    out = denoiser(images, 0.2)
+    assert out.shape == images.shape
+    assert (out - images).abs().max() > 0.01
+    level = torch.tensor([0.2])
+    padded = nn.functional.pad(images, (0, -width % 8, 0, -height % 8), mode="replicate")
+    torch.testing.assert_close(out, images - 0.2 * denoiser.noise(padded, level)[..., :height, :width])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("extra", [0, 3])
+def test_a_knowing_network_gives_the_clean_image(prediction: str, extra: int) -> None:
+    clean, alphas = photos(1).double(), diffusion.linear_alphas()
+    network = _Knowing(clean, alphas, prediction, extra)
+    denoiser = diffusion.DiscreteTime(network, alphas, prediction)
+    for level in [denoiser.sigma(0), 0.03, denoiser.sigma(99), 0.2222, 0.5, denoiser.sigma(600)]:
+        noisy = clean + level * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        torch.testing.assert_close(denoiser(noisy, level), clean, atol=2e-5, rtol=0)
+
+
+def test_a_knowing_network_of_rounded_timesteps_is_exact_on_the_table() -> None:
+    clean, alphas = photos(1).double(), diffusion.linear_alphas()
+    denoiser = diffusion.DiscreteTime(_Knowing(clean, alphas, "epsilon"), alphas, rounded=True)
+    level = denoiser.sigma(149)
+    noisy = clean + level * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(denoiser(noisy, level), clean, atol=1e-5, rtol=0)
+
+
+def test_levels_are_those_of_the_literature() -> None:
+    denoiser = diffusion.DiscreteTime(Timed())
+    betas = np.linspace(1e-4, 0.02, 1000)
+    for steps, sigma in FACTS.items():
+        assert denoiser.sigma(steps - 1) == pytest.approx(sigma, abs=0.5 * 10 ** (math.floor(math.log10(sigma)) - 2))
+        a = np.prod(1 - betas[:steps])
+        assert denoiser.sigma(steps - 1) == pytest.approx(math.sqrt((1 - a) / a) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_sigma_and_timestep_are_inverse_on_the_table(rounded: bool) -> None:
+    denoiser = diffusion.DiscreteTime(Timed(), rounded=rounded)
+    levels = torch.tensor([denoiser.sigma(t) for t in range(1000)], dtype=torch.float64)
+    found = denoiser.timestep(levels)
+    assert found.is_floating_point() != rounded
+    if rounded:
+        assert torch.equal(found, torch.arange(1000))
+    else:
+        torch.testing.assert_close(found.double(), torch.arange(1000.0, dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+def test_timesteps_between_entries_and_beyond_the_table() -> None:
+    denoiser = diffusion.DiscreteTime(Timed())
+    between = math.sqrt(denoiser.sigma(40) * denoiser.sigma(41))  # halfway in log sigma
+    levels = torch.tensor([between, 1e-9, 0.0, 1e9])
+    torch.testing.assert_close(denoiser.timestep(levels), torch.tensor([40.5, 0.0, 0.0, 999.0]), atol=1e-3, rtol=0)
+    nearest = diffusion.DiscreteTime(Timed(), rounded=True)
+    near = torch.tensor([0.9 * denoiser.sigma(40) + 0.1 * denoiser.sigma(41), 0.1 * denoiser.sigma(40) + 0.9 * denoiser.sigma(41)])
+    assert nearest.timestep(near).tolist() == [40, 41]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_changing_the_dtype_of_a_model_leaves_its_schedule_alone(dtype: torch.dtype) -> None:
+    plain, cast = diffusion.DiscreteTime(Timed()), diffusion.DiscreteTime(Timed()).to(dtype)
+    levels = torch.tensor([0.0218, 0.169, 0.36, 5.0])
+    torch.testing.assert_close(cast.timestep(levels), plain.timestep(levels))
+    assert cast.sigma(99) == plain.sigma(99)
+
+
+class _Odd(nn.Module):
+    def forward(self, z: Tensor, timestep: Tensor) -> dict[str, Tensor]:
+        return {"sample": z}
+
+
+@pytest.mark.parametrize(
+    "alphas", [[], [0.9], [0.5, 0.9], [0.9, 0.9], [1.0, 0.5], [0.5, 0.0], [0.5, float("nan")]], ids=lambda v: repr(v)
+)
+def test_wrong_alphas(alphas: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"alphas: expected .*values in \(0, 1\) that fall with the timestep"):
+        diffusion.DiscreteTime(Timed(), alphas)
+
+
+def test_wrong_predictions() -> None:
+    with pytest.raises(ValueError, match="prediction: expected epsilon, v_prediction or sample, got 'noise'"):
+        diffusion.DiscreteTime(Timed(), prediction="noise")
+    with pytest.raises(TypeError, match=r"network: expected a tensor or an object with \.sample, got dict"):
+        diffusion.DiscreteTime(_Odd())(photos(), 0.1)
