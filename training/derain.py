@@ -50,17 +50,17 @@ def psnr(body: nn.Module, clean: Tensor, device: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = loop.arguments(__doc__.splitlines()[0], steps=3000, batch=8, lr=8e-4)
+    parser = loop.arguments(__doc__.splitlines()[0], steps=2500, batch=8, lr=8e-4)
     parser.add_argument("--ucmerced", type=Path, required=True)
     parser.add_argument("--prior", type=Path, required=True, help="folder that prior.py wrote: corpus and weights")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     data = corpus.cached(options.ucmerced, options.prior / "corpus.safetensors", 500, options.seed)
-    body = UNetBody(3, 3, width=32).to(memory_format=torch.channels_last)
+    body = UNetBody(3, 3, width=32, middle=1).to(memory_format=torch.channels_last)
     start = {name: tensor.float() for name, tensor in read_tensors(options.prior / "weights.safetensors").items()}
     start["stem.weight"] = start["stem.weight"][:, : body.stem.in_channels] * 4
     start["head.weight"], start["head.bias"] = torch.zeros_like(start["head.weight"]), torch.zeros(12)
-    body.load_state_dict(start)
+    body.load_state_dict({name: start[name] for name in body.state_dict()})
     clean = held_out()
 
     def loss(module: nn.Module, generator: torch.Generator, _: float) -> Tensor:

@@ -47,7 +47,7 @@ def held_out() -> Tensor:
 
 
 def main() -> None:
-    parser = loop.arguments(__doc__.splitlines()[0], steps=11_000, batch=16, lr=1e-3)
+    parser = loop.arguments(__doc__.splitlines()[0], steps=9_500, batch=16, lr=1e-3)
     parser.add_argument("--ucmerced", type=Path, required=True)
     parser.add_argument("--canvases", type=int, default=500, help="images made by code")
     parser.add_argument("--patch", type=int, default=64)

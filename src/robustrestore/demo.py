@@ -15,7 +15,7 @@ from .threat import Linf
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Track = Callable[[list[tuple[Tensor, Tensor]], str], Batches]
-EPS = 4 / 255
+EPS, STEPS = 4 / 255, 10
 
 
 def restoration(out: Path, device: str, track: Track) -> Report:
@@ -42,9 +42,13 @@ def segmentation(camvid: Path, out: Path, device: str, track: Track, limit: int 
     return _measure(pipeline, pairs[:limit], task, out, lambda b: track(b, "street scenes"))
 
 
+def attack() -> attacks.PGD:
+    """PGD-10 at 4/255."""
+    return attacks.PGD(Linf(EPS), steps=STEPS)
+
+
 def _measure(pipeline: DefendedPipeline, batches: Any, task: Any, out: Path, track: Callable[[Any], Batches]) -> Report:
-    attack = attacks.PGD(Linf(EPS), steps=10)
     baselines = [purifiers.Blur(), purifiers.Jpeg()]
-    report = evaluate(pipeline, track(batches), task, [attack], baselines=baselines, folder=out / "progress")
+    report = evaluate(pipeline, track(batches), task, [attack()], baselines=baselines, folder=out / "progress")
     report.save(out, "robustrestore demo: what the defence is worth")
     return report

@@ -25,21 +25,21 @@ def _blocks(count: int, width: int) -> nn.Sequential:
 class UNetBody(nn.Module):
     """Three-scale residual U-Net on pixel-unshuffled input (the FFDNet idea of Zhang, Zuo and Zhang, 2018).
 
-    Works at 1/2, 1/4 and 1/8 of the input resolution, so height and width must be divisible by `multiple` = 8.
+    Works at 1/2, 1/4 and 1/8 of the input resolution, so height and width must be divisible by `multiple` = 8; `middle`
+    residual blocks at the coarsest. The last convolution starts at zero: an untrained network returns zeros.
 
-    Shapes: [N, inputs, H, W] and optionally a map [N, 1, H/2, W/2] -> [N, outputs, H, W]. The last convolution starts
-    at zero, so an untrained network returns zeros.
+    Shapes: [N, inputs, H, W] and optionally a map [N, maps, H/2, W/2] (or 1 x 1) -> [N, outputs, H, W].
     """
 
     multiple = 8
 
-    def __init__(self, inputs: int = 3, outputs: int = 3, width: int = 32, maps: int = 0) -> None:
+    def __init__(self, inputs: int = 3, outputs: int = 3, width: int = 32, maps: int = 0, middle: int = 3) -> None:
         super().__init__()
         self.stem = nn.Conv2d(4 * inputs + maps, width, 3, padding=1)
         self.down1 = nn.Conv2d(width, 2 * width, 2, stride=2)
         self.down2 = nn.Conv2d(2 * width, 4 * width, 2, stride=2)
         self.encode1, self.encode2 = _blocks(2, width), _blocks(2, 2 * width)
-        self.middle = _blocks(3, 4 * width)
+        self.middle = _blocks(middle, 4 * width)
         self.up2 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
         self.up1 = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.decode2, self.decode1 = _blocks(2, 2 * width), _blocks(2, width)

@@ -146,7 +146,9 @@ def test_timesteps_between_entries_and_beyond_the_table() -> None:
     levels = torch.tensor([between, 1e-9, 0.0, 1e9])
     torch.testing.assert_close(denoiser.timestep(levels), torch.tensor([40.5, 0.0, 0.0, 999.0]), atol=1e-3, rtol=0)
     nearest = diffusion.DiscreteTime(Timed(), rounded=True)
-    near = torch.tensor([0.9 * denoiser.sigma(40) + 0.1 * denoiser.sigma(41), 0.1 * denoiser.sigma(40) + 0.9 * denoiser.sigma(41)])
+    near = torch.tensor(
+        [0.9 * denoiser.sigma(40) + 0.1 * denoiser.sigma(41), 0.1 * denoiser.sigma(40) + 0.9 * denoiser.sigma(41)]
+    )
     assert nearest.timestep(near).tolist() == [40, 41]
 
 

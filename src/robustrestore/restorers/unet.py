@@ -14,7 +14,7 @@ class UNet(Restorer, name="unet"):
     def __init__(self, channels: int = 3, width: int = 32) -> None:
         super().__init__()
         self.channels, self.width = channels, width
-        self.body = UNetBody(channels, channels, width)
+        self.body = UNetBody(channels, channels, width, middle=1)
 
     @classmethod
     def derain(cls) -> "UNet":
