@@ -63,6 +63,14 @@ def deraining() -> str:
     return _lines(["images", *names], body)
 
 
+def segmenter() -> str:
+    """One line: the mean and every class."""
+    found = _load("segmenter")
+    low, high = found["interval"]
+    mean = f"{found['mean_iou']:.3f} [{low:.3f}, {high:.3f}]"
+    return _lines(["mean IoU", *found["classes"]], [[mean, *(f"{v:.2f}" for v in found["classes"].values())]])
+
+
 def verdicts(name: str) -> str:
     """What the report says in words."""
     return "\n".join(f"- {verdict}" for verdict in _load(name)["verdicts"])
@@ -76,6 +84,7 @@ TABLES = {
     "foreign_model": lambda: report("foreign_model"),
     "denoising": denoising,
     "deraining": deraining,
+    "segmenter": segmenter,
 }
 
 
