@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ from . import registry
 from .files import sha256, write_atomically, write_text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+KEYS = {"kind", "name", "settings"}
 
 
 class Component:
@@ -72,9 +74,9 @@ class Component:
 
         tree = self.config()
         if isinstance(self, nn.Module):
-            foreign = tuple(f"{path}." for path in _foreign(tree))
-            state = {k: v.detach().cpu().clone().contiguous() for k, v in self.state_dict().items()}
-            state = {k: v for k, v in state.items() if not k.startswith(foreign)}
+            foreign = _prefixes(self, [self.get_submodule(path) for path in _foreign(tree)])
+            kept = {k: v for k, v in self.state_dict().items() if not k.startswith(foreign)}
+            state = {k: v.detach().cpu().clone().contiguous() for k, v in kept.items()}
             file = Path(folder) / WEIGHTS
             write_atomically(file, lambda part: save_file(state, part))
             tree["sha256"] = sha256(file)
@@ -85,7 +87,8 @@ class Component:
         """The part that `save_pretrained` wrote; `modules` hands back foreign modules by dotted path.
 
         Makes registered classes only, reads safetensors only. Raises FileNotFoundError, ValueError (damaged, changed or
-        pickled files, another kind of part, weights that do not fit) or KeyError (a foreign module is missing).
+        pickled files, another kind of part, weights that do not fit), KeyError (a foreign module is missing) or
+        LookupError (an unknown part).
         """
         folder, given = Path(folder), dict(modules or {})
         tree = _read_config(folder)
@@ -99,7 +102,7 @@ class Component:
         if not isinstance(made, cls):
             raise ValueError(f"{folder}: expected a saved {cls.__name__}, got {type(made).__name__}")
         if isinstance(made, nn.Module):
-            _load_weights(made, folder, tree, wanted)
+            _load_weights(made, folder, tree, [given[path] for path in wanted])
         return made
 
 
@@ -121,8 +124,10 @@ def _short(value: Any) -> str:
         return type(value).__name__
     if not isinstance(value, float):
         return repr(value)
-    grey = round(value * 255)
-    return f"{grey}/255" if value == grey / 255 and len(f"{value:.12g}") > 9 else f"{value:.6g}"
+    grey, short = round(value * 255) if math.isfinite(value) else 0, f"{value:.6g}"
+    if value == grey / 255 and len(f"{value:.12g}") > 9:
+        return f"{grey}/255"
+    return short if float(short) == value else repr(float(value))  # exact: equal reprs mean equal settings
 
 
 def _encode(value: Any, paths: Mapping[int, str]) -> Any:
@@ -132,6 +137,11 @@ def _encode(value: Any, paths: Mapping[int, str]) -> Any:
         inside = {name: _encode(item, paths) for name, item in value.settings().items()}
         return {"kind": value.kind, "name": value.name, "settings": inside}
     if isinstance(value, nn.Module):
+        if id(value) not in paths:
+            raise ValueError(
+                f"settings: expected a sub-module of the saved part, got a {type(value).__name__} that it does not hold: "
+                "make the part a torch.nn.Module"
+            )
         return {"module": paths[id(value)]}
     if isinstance(value, list | tuple):
         return [_encode(item, paths) for item in value]
@@ -165,21 +175,43 @@ def _foreign(tree: Any) -> list[str]:
     return [path for item in tree.get("settings", {}).values() for path in _foreign(item)]
 
 
+def _prefixes(root: nn.Module, modules: Iterable[nn.Module]) -> tuple[str, ...]:
+    """What the state of `modules` is called in that of `root`, under each path that leads to one of them."""
+    wanted = {id(module) for module in modules}
+    return tuple(f"{path}." for path, part in root.named_modules(remove_duplicate=False) if id(part) in wanted)
+
+
+def _check(tree: Any, file: Path) -> None:
+    """Raise unless `tree` is one that `_encode` makes."""
+    if isinstance(tree, list):
+        for item in tree:
+            _check(item, file)
+    if not isinstance(tree, dict) or (set(tree) == {"module"} and isinstance(tree["module"], str)):
+        return
+    if set(tree) != KEYS:
+        raise ValueError(f"{file}: expected the keys kind, name and settings, got {sorted(tree)}")
+    kinds = (type(tree["kind"]), type(tree["name"]), type(tree["settings"]))
+    if kinds != (str, str, dict):
+        raise ValueError(f"{file}: expected kind and name as texts and settings by name, got {[k.__name__ for k in kinds]}")
+    for item in tree["settings"].values():
+        _check(item, file)
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: expected a folder with {CONFIG}, written by save_pretrained")
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-        fits = {"kind", "name", "settings"} <= set(tree) <= {"kind", "name", "settings", "sha256"}
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{file}: expected JSON written by save_pretrained: {error}") from error
-    if not fits:
-        raise ValueError(f"{file}: expected the keys kind, name and settings, got {sorted(tree)}")
-    return dict(tree)
+    if not isinstance(tree, dict):
+        raise ValueError(f"{file}: expected the keys kind, name and settings, got {type(tree).__name__}")
+    _check({key: value for key, value in tree.items() if key != "sha256"}, file)
+    return tree
 
 
-def _load_weights(made: nn.Module, folder: Path, tree: Mapping[str, Any], foreign: list[str]) -> None:
+def _load_weights(made: nn.Module, folder: Path, tree: Mapping[str, Any], foreign: Iterable[nn.Module]) -> None:
     from .weights import load_weights
 
     file = folder / WEIGHTS
@@ -187,4 +219,4 @@ def _load_weights(made: nn.Module, folder: Path, tree: Mapping[str, Any], foreig
         raise FileNotFoundError(f"{folder}: expected {WEIGHTS} beside {CONFIG}; pickled checkpoints are not read")
     if tree.get("sha256") != (found := sha256(file)):
         raise ValueError(f"{file}: expected SHA-256 {tree.get('sha256')}, got {found}: the file was changed; save it again")
-    load_weights(made, file, ignore=[f"{path}." for path in foreign])
+    load_weights(made, file, ignore=_prefixes(made, foreign))

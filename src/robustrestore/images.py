@@ -106,8 +106,9 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(length: int, overlap: int, like: Tensor) -> Tensor:
-    position = torch.arange(length, device=like.device, dtype=like.dtype)
-    return torch.minimum(position + 1, length - position).clamp(max=overlap + 1)
+    position = torch.arange(length, device=like.device, dtype=torch.float32)  # half precision cannot count that far
+    ramp = torch.minimum(position + 1, length - position).clamp(max=overlap + 1) / (overlap + 1)
+    return ramp.to(like.dtype)
 
 
 def tiled(run: Callable[[Tensor], Tensor], images: Tensor, tile: int, overlap: int) -> Tensor:
@@ -127,7 +128,9 @@ def tiled(run: Callable[[Tensor], Tensor], images: Tensor, tile: int, overlap: i
         for left in columns:
             piece = images[..., top : top + tile, left : left + tile]
             out = run(piece)
-            h, w = out.shape[-2:]
+            h, w = piece.shape[-2:]
+            if out.shape[-2:] != piece.shape[-2:]:
+                raise ValueError(f"expected run to keep the size {[h, w]}, got {list(out.shape[-2:])}: a tile has to fit its place")
             blend = _ramp(h, overlap, out)[:, None] * _ramp(w, overlap, out)[None]
             box = (left, width - left - w, top, height - top - h)
             total = F.pad(out * blend, box) if total is None else total + F.pad(out * blend, box)

@@ -78,19 +78,21 @@ class L2(Threat, name="l2"):
 
     def limit(self, delta: Tensor) -> Tensor:
         """Shrink what is longer than `eps`."""
-        length = per_image(self.size(delta), delta).clamp(min=1e-12)
-        return delta * (self.eps / length).clamp(max=1)
+        length = per_image(self.size(delta), delta)
+        return delta * torch.where(length > self.eps, self.eps / length, 1.0)
 
     def draw(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         """Uniform in the ball: a Gaussian direction, a radius of U^(1/d)."""
         direction = self.steepest(_noise(like, generator))
         device = generator.device if generator is not None else like.device
         uniform = torch.rand(len(like), generator=generator, device=device, dtype=torch.float32).to(like)
-        return direction * per_image(self.eps * uniform ** (1 / max(1, like[0].numel())), like)
+        return direction * per_image(self.eps * uniform ** (1 / like.shape[1:].numel()), like)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The gradient at length 1 (0 where it is 0)."""
-        return gradient / per_image(self.size(gradient), gradient).clamp(min=1e-12)
+        """The gradient at length 1 (0 where it is 0), however faint: a model sure of itself hides no direction."""
+        largest = per_image(gradient.abs().flatten(1).amax(dim=1), gradient)
+        scaled = gradient / torch.where(largest > 0, largest, 1.0)  # squares of faint entries would vanish
+        return scaled / per_image(self.size(scaled), gradient).clamp(min=1)
 
     def size(self, delta: Tensor) -> Tensor:
         """The Euclidean length [N]."""

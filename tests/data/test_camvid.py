@@ -118,8 +118,9 @@ def archive(*extra: tuple[str, bytes], folders: tuple[str, ...] = FOLDERS) -> by
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[bytes], str]]:
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], str]]:
     """serve(content) -> address; the server ignores Range, as GitHub's archives do."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     content = b""
 
     class Handler(BaseHTTPRequestHandler):
@@ -193,6 +194,23 @@ def test_a_damaged_member_leaves_nothing(tmp_path: Path, serve: Callable[[bytes]
     body = archive(("x/CamVid/train/b.png", marker)).replace(marker, marker.upper())
     with pytest.raises(DownloadError, match="Bad CRC"):
         CamVid.download(tmp_path, serve(body))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["stream", "encrypted", "method"])
+def test_a_member_that_cannot_be_unpacked_leaves_nothing(tmp_path: Path, serve: Callable[[bytes], str], damage: str) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x/CamVid/train/a.png", bytes(range(256)) * 50)
+    body, header = bytearray(packed.getvalue()), packed.getvalue().index(b"PK\1\2")
+    if damage == "stream":
+        body[60:80] = b"\xff" * 20
+    elif damage == "encrypted":
+        body[6] = body[header + 8] = 1
+    else:
+        body[8] = body[header + 10] = 99
+    with pytest.raises(DownloadError, match="expected a zip archive"):
+        CamVid.download(tmp_path, serve(bytes(body)))
     assert not list(tmp_path.iterdir())
 
 

@@ -27,6 +27,8 @@ class Server(ThreadingHTTPServer):
         self.content = CONTENT
         self.ranges = True
         self.length = True
+        self.chunked = False  # a body in chunks and no length, as GitHub sends archives
+        self.most = len(CONTENT)  # bytes in one answer to a Range, however many are wanted
         self.cuts: list[int] = []  # for each coming answer: bytes to send before the line is cut
         self.codes: list[int] = []  # status codes of the coming answers
         self.shift = 0  # send bytes that far behind the wanted ones
@@ -50,12 +52,17 @@ class Handler(BaseHTTPRequestHandler):
         if start >= size:
             return self.answer(416, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
         start += server.shift if start else 0
-        headers = {"Content-Length": str(size - start)} if server.length else {}
-        if wanted and server.ranges:
-            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
-        self.answer(206 if "Content-Range" in headers else 200, headers)
-        end = start + server.cuts.pop(0) if server.cuts else size
-        self.wfile.write(server.content[start:end])
+        part = bool(wanted) and server.ranges
+        end = min(size, start + server.most) if part else size
+        headers = {"Content-Length": str(end - start)} if server.length and not server.chunked else {}
+        headers |= {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if part else {}
+        headers |= {"Transfer-Encoding": "chunked"} if server.chunked else {}
+        self.answer(206 if part else 200, headers)
+        body = server.content[start : start + server.cuts.pop(0) if server.cuts else end]
+        if server.chunked:
+            done = b"\r\n0\r\n\r\n" if start + len(body) == end else b""
+            body = b"%x\r\n" % (end - start) + body + done
+        self.wfile.write(body)
 
     def answer(self, code: int, headers: dict[str, str]) -> None:
         self.send_response(code)
@@ -158,6 +165,21 @@ def test_a_cut_connection_is_continued(tmp_path: Path, server: Server, digest: s
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_cut_between_chunks_is_noticed_without_a_length(tmp_path: Path, server: Server, ranges: bool) -> None:
+    server.chunked, server.ranges, server.cuts = True, ranges, [600_000]
+    assert download(server.url, tmp_path / "file", None) == DIGEST
+    assert len(server.asked) == 2
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("digest", [DIGEST, None])
+def test_an_answer_with_less_than_the_wanted_range_is_not_the_end(tmp_path: Path, server: Server, digest: str | None) -> None:
+    server.cuts, server.most = [500_000], 400_000
+    assert download(server.url, tmp_path / "file", digest) == DIGEST
+    assert server.asked == [None, "bytes=500000-", "bytes=900000-"]
+
+
 def test_too_many_cuts_keep_the_part_for_the_next_call(tmp_path: Path, server: Server) -> None:
     server.cuts = [100, 100, 100, 100]
     with pytest.raises(DownloadError, match=r"ended after 400 of 1048576 bytes.*last of 4 tries"):
@@ -202,6 +224,12 @@ def test_redirects_stay_on_the_web(tmp_path: Path, server: Server) -> None:
         with pytest.raises(DownloadError, match="check the address"):
             download(server.url, tmp_path / "other", DIGEST)
         assert len(server.asked) == 1
+
+
+def test_an_address_with_spaces_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _: pytest.fail("tried again"))
+    with pytest.raises(DownloadError, match="check the address"):
+        download("http://127.0.0.1/a file", tmp_path / "file", DIGEST)
 
 
 def test_no_server(tmp_path: Path, server: Server) -> None:

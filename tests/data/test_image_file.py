@@ -300,7 +300,7 @@ def test_resize_averages_and_keeps_its_own_size() -> None:
     torch.testing.assert_close(small[..., 2:-2], torch.full((3, 8, 12), 0.5))  # without antialiasing it would alias
 
 
-@pytest.mark.parametrize("size", [(0, 4), (4,), (4, 4, 4), (4.0, 4)])
+@pytest.mark.parametrize("size", [(0, 4), (4,), (4, 4, 4), (4.0, 4), 4, "44"])
 def test_bad_sizes_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"expected size as \(height, width\)"):
         check_size(size)

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, get_args
 
@@ -107,7 +108,7 @@ def _extract(archive: Path, root: Path) -> None:
         try:
             with zipfile.ZipFile(archive) as opened:
                 _unpack(opened, Path(scratch))
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: encrypted, odd method
             raise DownloadError(f"{archive}: expected a zip archive, got {error}: check the address") from error
         if lacking := [folder for folder in _FOLDERS if not (Path(scratch) / folder).is_dir()]:
             raise DownloadError(f"{archive}: expected CamVid/*/*.png, got no {', '.join(lacking)}: check the address")

@@ -7,7 +7,7 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
@@ -80,7 +80,7 @@ def _hopeless(error: Exception) -> bool:
     if isinstance(error, HTTPError):
         return error.code not in _BUSY
     reason = getattr(error, "reason", error)
-    return isinstance(reason, ssl.SSLCertVerificationError) or "unknown url type" in str(reason)
+    return isinstance(reason, ssl.SSLCertVerificationError | InvalidURL) or "unknown url type" in str(reason)
 
 
 def _attempt(url: str, part: Path, progress: Progress | None) -> None:
@@ -106,7 +106,7 @@ def _attempt(url: str, part: Path, progress: Progress | None) -> None:
 def _append(response: HTTPResponse, part: Path, done: int, progress: Progress | None) -> None:
     """Write the answer behind the first `done` bytes; ConnectionError if it ends too early."""
     length = response.headers.get("Content-Length")
-    total = None if length is None else done + int(length)
+    total = _range(response.headers.get("Content-Range"))[1] or (None if length is None else done + int(length))
     with part.open("ab" if done else "wb") as file:
         while chunk := response.read(_CHUNK):
             file.write(chunk)

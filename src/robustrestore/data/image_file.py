@@ -100,7 +100,9 @@ def open_upright(path: str | Path) -> "Image.Image":
 
 def check_size(size: tuple[int, int] | None) -> None:
     """Raise ValueError unless `size` is None or (height, width), both at least 1."""
-    if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):
+    if size is None:
+        return
+    if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"expected size as (height, width) in pixels or None, got {size!r}: pass two integers > 0")
 
 

@@ -26,7 +26,12 @@ class Denoiser(Component, nn.Module, kind="denoisers"):
     def forward(self, noisy: Tensor, sigma: Tensor | float) -> Tensor:
         """The estimate [N, C, H, W]; sigma is a number or [N], each >= 0, in the units of [0, 1] images."""
         check_shape(noisy, "noisy")
-        levels = torch.as_tensor(sigma, dtype=noisy.dtype, device=noisy.device).expand(len(noisy))
+        levels = torch.as_tensor(sigma, dtype=noisy.dtype, device=noisy.device)
+        if levels.shape not in ((), (1,), (len(noisy),)):
+            raise ValueError(
+                f"sigma: expected a number or one level for each of {len(noisy)} images, got shape {list(levels.shape)}"
+            )
+        levels = levels.expand(len(noisy))
         padded = pad_to_multiple(noisy, self.multiple)
         estimate = self.run(padded, levels)
         if estimate.shape != padded.shape:

@@ -1,5 +1,6 @@
 """DiscreteTime: networks trained on numbered timesteps that predict noise, v or the image."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -41,18 +42,20 @@ class DiscreteTime(Denoiser, name="discrete_time"):
         self.network, self.prediction, self.multiple, self.rounded = network, prediction, multiple, rounded
         self.alphas = linear_alphas() if alphas is None else [float(a) for a in alphas]
         a = torch.tensor(self.alphas, dtype=torch.float64)
-        if not bool(((a > 0) & (a < 1)).all() and (a.diff() < 0).all()):
-            raise ValueError("alphas: expected values in (0, 1) that fall with the timestep (products of 1 - beta)")
-        self.log_sigmas: Tensor
-        self.register_buffer("log_sigmas", ((1 - a) / a).sqrt().div(2).log(), persistent=False)
+        if len(a) < 2 or not bool(((a > 0) & (a < 1)).all() and (a.diff() < 0).all()):
+            raise ValueError("alphas: expected two or more values in (0, 1) that fall with the timestep (products of 1 - beta)")
+        logs = ((1 - a) / a).sqrt().div(2).log().float()
+        self._bits: Tensor  # the bits of log sigma as integers, so that casting a model to half leaves its schedule exact
+        self.register_buffer("_bits", logs.view(torch.int32), persistent=False)
 
     def sigma(self, timestep: int) -> float:
         """The level of a timestep (0-based) in [0, 1] units."""
-        return float(self.log_sigmas[timestep].exp())
+        a = self.alphas[timestep]
+        return math.sqrt((1 - a) / a) / 2
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep [N] of each level, fractional unless `rounded`; levels off the table get its ends."""
-        table = self.log_sigmas.float()
+        table = self._bits.view(torch.float32)
         logs = sigma.float().clamp(min=1e-12).log().clamp(min=table[0], max=table[-1])
         above = torch.searchsorted(table, logs.contiguous()).clamp(1, len(table) - 1)
         low, high = table[above - 1], table[above]
@@ -62,7 +65,7 @@ class DiscreteTime(Denoiser, name="discrete_time"):
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Scale to the network's variance, predict, and solve for the image."""
         time = self.timestep(sigma)
-        level = self.log_sigmas.float()[time].exp().to(sigma) if self.rounded else sigma
+        level = self._bits.view(torch.float32)[time].exp().to(sigma) if self.rounded else sigma
         a = per_image(1 / (1 + 4 * level.square()), noisy)
         z = a.sqrt() * (2 * noisy - 1)
         predicted = _tensor(self.network(z, time))[:, : noisy.shape[1]]

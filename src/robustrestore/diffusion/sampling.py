@@ -28,7 +28,11 @@ class Sampler(Component, kind="samplers"):
         fresh = self.spread(now, then)
         kept = math.sqrt(max(0.0, then**2 - fresh**2)) / now
         moved = clean + kept * (noisy - clean)
-        return moved + fresh * noise if fresh > 0 and noise is not None else moved
+        if not fresh > 0:
+            return moved
+        if noise is None:
+            raise ValueError(f"noise: expected fresh noise for the step from {now:.4g} to {then:.4g}, got None")
+        return moved + fresh * noise
 
 
 def _even(sigma: float, steps: int) -> list[float]:

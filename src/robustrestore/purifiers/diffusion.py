@@ -33,6 +33,13 @@ class Diffusion(Purifier, name="diffusion"):
         checkpointed: bool = True,
     ) -> None:
         super().__init__()
+        if not isinstance(denoiser, Denoiser):
+            raise TypeError(
+                f"denoiser: expected a Denoiser, got {type(denoiser).__name__}: wrap it in diffusion.NoiseConditioned or "
+                "diffusion.DiscreteTime"
+            )
+        if not isinstance(sampler, Sampler | None):
+            raise TypeError(f"sampler: expected a Sampler such as diffusion.DDIM(), got {type(sampler).__name__}")
         if not sigma >= 0:
             raise ValueError(f"sigma: expected a level >= 0 in units of [0, 1] images, got {sigma}")
         if steps < 1:
@@ -69,7 +76,8 @@ class Diffusion(Purifier, name="diffusion"):
         own = None if self.seed is None else generator(self.seed)
         levels = self.sampler.levels(self.sigma, self.steps)
         noisy = images + levels[0] * self._noise(images, own)
-        recompute = self.checkpointed and len(levels) > 2 and torch.is_grad_enabled() and noisy.requires_grad
+        leaves = noisy.requires_grad or any(weight.requires_grad for weight in self.denoiser.parameters())
+        recompute = self.checkpointed and len(levels) > 2 and torch.is_grad_enabled() and leaves
         for now, then in pairwise(levels):
             if recompute:
                 clean: Tensor = checkpoint(self._estimate, noisy, now, use_reentrant=False)

@@ -19,7 +19,7 @@ _TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.41
 
 def _table(numbers: str, quality: int, like: Tensor) -> Tensor:
     base = torch.tensor([int(n) for n in numbers.split()], device=like.device, dtype=like.dtype)
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality  # whole numbers, as in every codec since libjpeg
     return ((base * scale + 50) / 100).floor().clamp(1, 255).view(8, 8)
 
 
