@@ -15,7 +15,7 @@ import robustrestore as rr
 
 def measured(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, object]:
     """Both metrics of the rainy and of the restored images."""
-    network = rr.assets.derain()
+    network = rr.restorers.UNet.derain()
     out: dict[str, object] = {"images": len(pairs)}
     with torch.no_grad():
         restored = [(network(rainy), clean) for rainy, clean in pairs]

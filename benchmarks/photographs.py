@@ -20,7 +20,7 @@ def main() -> None:
     rain = rr.degradations.Rain()
     clean = [image.to(options.device) for image in rr.assets.photographs().values()]
     batches = [(rain(image, [k]), image) for k, image in enumerate(clean)]
-    pipeline = rr.DefendedPipeline(rr.assets.derain(), [rr.purifiers.Diffusion.default()]).to(options.device)
+    pipeline = rr.DefendedPipeline(rr.restorers.UNet.derain(), [rr.purifiers.Diffusion.default()]).to(options.device)
     baselines = [rr.purifiers.Blur(), rr.purifiers.Jpeg(), rr.purifiers.Median(), rr.purifiers.BitDepth()]
     attack = rr.attacks.PGD(rr.Linf(4 / 255), steps=options.steps)
     report = rr.evaluate(pipeline, batches, rr.tasks.Restoration(), [attack], baselines=baselines)

@@ -71,6 +71,12 @@ def segmenter() -> str:
     return _lines(["mean IoU", *found["classes"]], [[mean, *(f"{v:.2f}" for v in found["classes"].values())]])
 
 
+def levels() -> str:
+    """Levels and steps down; without attack and under the oblivious one across."""
+    body = [[name, *(f"{value:.3f}" for value in row)] for name, row in _load("levels")["mean_iou"].items()]
+    return _lines(["mean IoU, 4 frames", "no attack", "oblivious PGD-20 at 4/255"], body)
+
+
 def verdicts(name: str) -> str:
     """What the report says in words."""
     return "\n".join(f"- {verdict}" for verdict in _load(name)["verdicts"])
@@ -84,6 +90,7 @@ TABLES = {
     "foreign_model": lambda: report("foreign_model"),
     "denoising": denoising,
     "deraining": deraining,
+    "levels": levels,
     "segmenter": segmenter,
 }
 

@@ -36,9 +36,9 @@ def main() -> None:
     rr.checks.check_component(purifier)
     rr.checks.check_stage(purifier)
 
-    clean = torch.cat([photograph[..., :64, :96] for photograph in rr.assets.photographs().values()])
+    clean = torch.cat([photograph[..., :48, :64] for photograph in rr.assets.photographs().values()])
     rainy = rr.degradations.Rain()(clean)
-    defended = rr.DefendedPipeline(rr.assets.derain(), [purifier])
+    defended = rr.DefendedPipeline(rr.restorers.UNet.derain(), [purifier])
     attack = rr.attacks.PGD(rr.Linf(4 / 255), steps=3)
     print(rr.evaluate(defended, [(rainy, clean)], rr.tasks.Restoration(), [attack], baselines=[rr.purifiers.Blur()]))
 

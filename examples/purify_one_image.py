@@ -13,7 +13,7 @@ import robustrestore as rr
 def main(source: Path | None = None, target: Path = Path("runs/purified.png")) -> None:
     image = rr.assets.photographs()["coffee"] if source is None else rr.data.load_image(source)[None]
     rainy = rr.degradations.Rain()(image)
-    stages = [rr.purifiers.Diffusion.default().replace(sigma=0.05, tile=128), rr.assets.derain()]
+    stages = [rr.purifiers.Diffusion.default().replace(sigma=0.05, tile=128), rr.restorers.UNet.derain()]
     with torch.no_grad():
         cleaned = rainy
         for stage in stages:

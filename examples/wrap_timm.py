@@ -19,7 +19,7 @@ def crops(photographs: Tensor, count: int, size: int = 48) -> tuple[Tensor, Tens
     return torch.stack([photo[:, top : top + size, left : left + size] for photo, top, left in places]), labels
 
 
-def learn(model: nn.Module, photographs: Tensor, steps: int = 30) -> None:
+def learn(model: nn.Module, photographs: Tensor, steps: int = 40) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(steps):
         images, labels = crops(photographs, 12)
@@ -38,7 +38,7 @@ def main() -> None:
     defended = rr.DefendedPipeline(model, [rr.purifiers.Diffusion.default()])
 
     learn(model, photographs)
-    attack = rr.attacks.PGD(rr.Linf(8 / 255), steps=3)
+    attack = rr.attacks.PGD(rr.Linf(8 / 255), steps=4)
     task = rr.tasks.Classification()
     print(rr.evaluate(defended, [crops(photographs, 8)], task, [attack], baselines=[rr.purifiers.Blur()]))
 

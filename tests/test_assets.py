@@ -51,7 +51,7 @@ def test_prior_keeps_its_promises_at_odd_sizes() -> None:
 
 
 def test_derain_takes_rain_out_and_leaves_dry_images_alone() -> None:
-    network, rain = rr.assets.derain(), rr.degradations.Rain()
+    network, rain = rr.restorers.UNet.derain(), rr.degradations.Rain()
     gains, dry = [], []
     for key, image in enumerate(rr.assets.photographs().values()):
         rainy = rain(image, [key])

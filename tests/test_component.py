@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from toys import Gain, PixelSegmenter, photos
+from toys_ground import Trap, inside
 
 import robustrestore as rr
 from robustrestore import diffusion, registry
@@ -144,7 +144,7 @@ def test_a_pipeline_comes_back(tmp_path: Path) -> None:
     assert isinstance(again.stages[0].sampler, diffusion.DDPM)
     same(again, original)
     assert torch.equal(again(photos(1)), original(photos(1)))
-    assert sorted(os.listdir(tmp_path / "deep" / "folder")) == ["config.json", "model.safetensors"]
+    assert inside(tmp_path / "deep" / "folder") == ["config.json", "model.safetensors"]
 
 
 def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_part_without_weights_is_a_config(tmp_path: Path) -> None:
     rr.attacks.PGD(rr.Linf(8 / 255), steps=7).save_pretrained(tmp_path)
-    assert os.listdir(tmp_path) == ["config.json"]
+    assert inside(tmp_path) == ["config.json"]
     assert repr(rr.Attack.from_pretrained(tmp_path)) == "PGD(threat=Linf(eps=8/255), steps=7)"
 
 
@@ -223,7 +223,7 @@ def test_a_module_that_the_part_does_not_hold_cannot_be_saved(tmp_path: Path) ->
 
     with pytest.raises(ValueError, match=r"expected a sub-module of the saved part, got a Gain that it does not hold"):
         Guided(rr.Linf(0.1), Gain()).save_pretrained(tmp_path)
-    assert os.listdir(tmp_path) == []
+    assert inside(tmp_path) == []
 
 
 def test_what_has_no_name_or_no_json_cannot_be_saved(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_what_has_no_name_or_no_json_cannot_be_saved(tmp_path: Path) -> None:
 
     with pytest.raises(TypeError, match="expected components, modules, lists or JSON values, got ndarray"):
         Odd(torch.zeros(2).numpy()).save_pretrained(tmp_path)
-    assert os.listdir(tmp_path) == []
+    assert inside(tmp_path) == []
 
 
 # Folders that are wrong
@@ -288,16 +288,6 @@ def test_a_missing_checksum_is_refused(saved: Path) -> None:
     edit(saved, lambda tree: tree.pop("sha256"))
     with pytest.raises(ValueError, match="expected SHA-256 None"):
         load(saved)
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.parametrize("dump", [lambda thing, file: torch.save(thing, file), lambda t, f: f.write_bytes(pickle.dumps(t))])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toys_ground import inside
 
 from robustrestore.files import digest, sha256, write_atomically, write_text
 
@@ -15,7 +16,7 @@ def test_a_file_and_its_folders_appear(tmp_path: Path) -> None:
     file = tmp_path / "a" / "b" / "note.txt"
     write_text(file, "Grüße ✓\n")
     assert file.read_bytes() == "Grüße ✓\n".encode()
-    assert os.listdir(file.parent) == ["note.txt"]
+    assert inside(file.parent) == ["note.txt"]
 
 
 def test_the_writer_fills_a_file_beside_of_the_same_suffix(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path, error: type[B
 
     with pytest.raises(error, match="disk full"):
         write_atomically(file, half)
-    assert os.listdir(tmp_path) == (["x.txt"] if there else [])
+    assert inside(tmp_path) == (["x.txt"] if there else [])
     if there:
         assert file.read_text() == "old"
 
@@ -49,7 +50,7 @@ def test_a_file_is_replaced(tmp_path: Path) -> None:
     for text in ("one", "two"):
         write_text(tmp_path / "x.txt", text)
     assert (tmp_path / "x.txt").read_text() == "two"
-    assert os.listdir(tmp_path) == ["x.txt"]
+    assert inside(tmp_path) == ["x.txt"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")

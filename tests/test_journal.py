@@ -1,11 +1,11 @@
 """A journal gives back what was written, to the same evaluation of the same images only."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from toys_ground import inside
 
 from robustrestore.journal import Journal
 
@@ -26,7 +26,7 @@ def test_a_batch_comes_back_also_later(tmp_path: Path) -> None:
     assert list(found) == ["x"]
     assert torch.equal(found["x"], torch.arange(3.0))
     assert again.read(1, "abc") is None
-    assert sorted(os.listdir(tmp_path / "run")) == ["about.json", "batch-000000.safetensors"]
+    assert inside(tmp_path / "run") == ["about.json", "batch-000000.safetensors"]
 
 
 def test_names_dtypes_and_shapes_are_kept(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_damaged_batch_is_named(tmp_path: Path, content: bytes | None) -> None
     journal = full(tmp_path)
     file = tmp_path / "batch-000000.safetensors"
     file.write_bytes(file.read_bytes()[:-4] if content is None else content)
-    with pytest.raises(ValueError, match=r"batch-000000\.safetensors: expected a finished batch, got a damaged file: delete it"):
+    with pytest.raises(ValueError, match=r"batch-000000\.safetensors: .* got a damaged file: delete it"):
         journal.read(0, "abc")
 
 
@@ -101,4 +101,4 @@ def test_a_write_that_fails_leaves_no_batch(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         journal.write(1, 5, {"x": torch.ones(2)})  # type: ignore[arg-type]
     assert journal.read(1, "abc") is None
-    assert sorted(os.listdir(tmp_path)) == ["about.json", "batch-000000.safetensors"]
+    assert inside(tmp_path) == ["about.json", "batch-000000.safetensors"]

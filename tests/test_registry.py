@@ -150,9 +150,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("code", "cls", "message"), BROKEN)
-def test_a_broken_plug_in_says_which_package_is_broken(
-    install: Install, code: str | None, cls: str, message: str
-) -> None:
+def test_a_broken_plug_in_says_which_package_is_broken(install: Install, code: str | None, cls: str, message: str) -> None:
     install("reg_plug", code, "purifiers", reg_smooth=f"reg_plug_code:{cls}")
     assert "reg_smooth" in rr.Purifier.names()  # the list does not break with it
     with pytest.raises(LookupError, match=f"purifiers 'reg_smooth' of package reg_plug: .*{message}"):
@@ -192,6 +190,8 @@ def test_every_part_of_ours_is_announced_and_every_announced_part_exists() -> No
         importlib.import_module(module.name)
     groups = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["entry-points"]
     announced = {
-        (group.removeprefix("robustrestore."), name, target) for group, points in groups.items() for name, target in points.items()
+        (group.removeprefix("robustrestore."), name, target)
+        for group, points in groups.items()
+        for name, target in points.items()
     }
     assert {(c.kind, c.name, f"{c.__module__}:{c.__qualname__}") for c in _named(rr.Component)} == announced

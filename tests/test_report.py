@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toys_ground import inside
 
 from robustrestore.report import Report, Row
 
@@ -205,7 +205,7 @@ def test_save_writes_all_forms(tmp_path: Path) -> None:
     full = drawn()
     full.save(tmp_path / "out", title="A title")
     files = ["overview.png", "report.html", "report.json", "report.md"]
-    assert sorted(os.listdir(tmp_path / "out")) == files
+    assert inside(tmp_path / "out") == files
     assert (tmp_path / "out" / "report.json").read_text(encoding="utf-8") == full.json()
     assert (tmp_path / "out" / "report.md").read_text(encoding="utf-8") == full.markdown()
     assert "<title>A title</title>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -215,4 +215,4 @@ def test_save_writes_all_forms(tmp_path: Path) -> None:
 
 def test_save_without_pictures(tmp_path: Path) -> None:
     report().save(str(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == ["report.html", "report.json", "report.md"]
+    assert inside(tmp_path) == ["report.html", "report.json", "report.md"]

@@ -83,7 +83,8 @@ def _pick(outputs: Any, key: str | int | None) -> Tensor:
         position = 0 if key is None and len(known) == 1 else key
         found = outputs[position] if position is not None and -len(known) <= position < len(known) else None
     else:
-        known = [name for name, value in getattr(outputs, "__dict__", {}).items() if isinstance(value, Tensor)]
+        names = getattr(outputs, "_fields", None) or getattr(outputs, "__dict__", {})
+        known = [name for name in names if isinstance(getattr(outputs, name), Tensor)]
         found = getattr(outputs, key, None) if isinstance(key, str) else None
     if not isinstance(found, Tensor):
         raise ValueError(

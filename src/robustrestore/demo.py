@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import assets, attacks, degradations, purifiers, tasks
+from . import assets, attacks, degradations, purifiers, restorers, tasks
 from .data import CamVid
 from .evaluate import evaluate
 from .pipeline import DefendedPipeline
@@ -23,7 +23,7 @@ def restoration(out: Path, device: str, track: Track) -> Report:
     rain = degradations.Rain()
     photographs = list(assets.photographs().values())
     pairs = [(rain(p.to(device), [k]), p.to(device)) for k, p in enumerate(photographs)]
-    model = assets.derain().to(device)
+    model = restorers.UNet.derain().to(device)
     pipeline = DefendedPipeline(model, [purifiers.Diffusion.default().to(device)])
     return _measure(pipeline, pairs, tasks.Restoration(), out, lambda b: track(b, "photographs"))
 
@@ -36,7 +36,7 @@ def segmentation(camvid: Path, out: Path, device: str, track: Track, limit: int 
     for k in range(0, len(frames), max(1, len(frames) // limit)):
         image, label = frames[k]
         pairs.append((rain(image[None].to(device), [k]), label[None].to(device)))
-    stages = [purifiers.Diffusion.default().to(device), assets.derain().to(device)]
+    stages = [purifiers.Diffusion.default().to(device), restorers.UNet.derain().to(device)]
     pipeline = DefendedPipeline(assets.street_segmenter().to(device), stages)
     task = tasks.Segmentation(palette=[list(colour) for colour in CamVid.PALETTE])
     return _measure(pipeline, pairs[:limit], task, out, lambda b: track(b, "street scenes"))

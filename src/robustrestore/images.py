@@ -130,7 +130,9 @@ def tiled(run: Callable[[Tensor], Tensor], images: Tensor, tile: int, overlap: i
             out = run(piece)
             h, w = piece.shape[-2:]
             if out.shape[-2:] != piece.shape[-2:]:
-                raise ValueError(f"expected run to keep the size {[h, w]}, got {list(out.shape[-2:])}: a tile has to fit its place")
+                raise ValueError(
+                    f"expected run to keep the size {[h, w]}, got {list(out.shape[-2:])}: a tile has to fit its place"
+                )
             blend = _ramp(h, overlap, out)[:, None] * _ramp(w, overlap, out)[None]
             box = (left, width - left - w, top, height - top - h)
             total = F.pad(out * blend, box) if total is None else total + F.pad(out * blend, box)

@@ -19,8 +19,8 @@ class Journal:
         self.folder = folder
         file, text = folder / "about.json", json.dumps(about, indent=2, sort_keys=True)
         if file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            differ = sorted(key for key in {*before, *about} if before.get(key) != json.loads(text).get(key))
+            before, now = json.loads(file.read_text(encoding="utf-8")), json.loads(text)
+            differ = sorted(key for key in {*before, *now} if json.dumps(before.get(key)) != json.dumps(now.get(key)))
             if differ:
                 raise ValueError(
                     f"{folder}: expected the journal of this evaluation, got one that differs in {differ}: "
@@ -34,22 +34,27 @@ class Journal:
 
     def read(self, number: int, inputs: str) -> dict[str, Tensor] | None:
         """What was written for a batch with the digest `inputs`, or None; ValueError if the inputs were others."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        if not self._file(number).is_file():
+        place = self._file(number)
+        if not place.is_file():
             return None
-        with safe_open(self._file(number), framework="pt") as file:
-            known = file.metadata()["inputs"]
-            if known != inputs:
-                raise ValueError(
-                    f"{self._file(number)}: expected batch {number} to hold the same images as before, it does not: "
-                    "the data or their order changed; choose another folder"
-                )
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(place, framework="pt") as file:
+                known = (file.metadata() or {}).get("inputs")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{place}: expected a finished batch, got a damaged file: delete it ({error})") from error
+        if known != inputs:
+            raise ValueError(
+                f"{place}: expected batch {number} to hold the same images as before, it does not: "
+                "the data or their order changed; choose another folder"
+            )
+        return tensors
 
     def write(self, number: int, inputs: str, tensors: dict[str, Tensor]) -> None:
         """Keep a finished batch, in one move."""
         from safetensors.torch import save_file
 
-        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         write_atomically(self._file(number), lambda part: save_file(kept, part, metadata={"inputs": inputs}))

@@ -53,8 +53,9 @@ class Report:
         for row in self.rows:
             if row.defence == defence and row.view == view and attack in (None, row.attack):
                 return row
-        known = sorted({(row.defence, row.view) for row in self.rows})
-        raise LookupError(f"no row for {defence!r} seen {view!r}; known: {known}")
+        known = sorted({(row.defence, row.view, row.attack) for row in self.rows})
+        under = "" if attack is None else f" under {attack!r}"
+        raise LookupError(f"no row for {defence!r} seen {view!r}{under}; known: {known}")
 
     def json(self) -> str:
         """Everything but the pictures, the same text for the same results."""
@@ -70,7 +71,7 @@ class Report:
     def markdown(self) -> str:
         """The table and the verdicts."""
         head, body = self.table()
-        lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
+        lines = [f"| {' | '.join(_cell(cell) for cell in cells)} |" for cells in (head, ["---"] * len(head), *body)]
         return "\n".join([*lines, "", *(f"- {verdict}" for verdict in self.verdicts), ""])
 
     def __str__(self) -> str:
@@ -104,6 +105,8 @@ class Report:
 
     def overview(self) -> Tensor:
         """One picture [3, H, W] in [0, 1]: a column for each entry of `pictures`, a line for each image."""
+        if not self.pictures:
+            raise ValueError("pictures: expected at least one, got none")
         return _grid(self.pictures)
 
     def save(self, folder: str | Path, title: str = "What the defence is worth") -> None:
@@ -124,6 +127,11 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _cell(text: str) -> str:
+    """Text that stays within its cell of a Markdown table."""
+    return text.replace("|", r"\|").replace("\n", " ")
 
 
 def _label(text: str, width: int, height: int) -> Tensor:

@@ -111,12 +111,12 @@ def data(text: str, split: str = "val", size: Sequence[int] | None = None) -> tu
 
 def model(text: str) -> nn.Module:
     """A model: `street` or `derain` (bundled), or `package.module:callable`, which is imported and called."""
-    from . import assets
+    from . import assets, restorers
 
     if text == "street":
         return assets.street_segmenter()
     if text == "derain":
-        return assets.derain()
+        return restorers.UNet.derain()
     module, _, name = text.partition(":")
     if not name:
         raise ValueError(f"{text!r}: expected street, derain or package.module:callable that returns a torch.nn.Module")

@@ -8,11 +8,14 @@ from torch import Tensor, nn
 
 from .files import digest
 
+_NESTED = ("state_dict", "params_ema", "params")  # where checkpoints keep their tensors, the first one found
+
 
 def read_tensors(file: str | Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file, or of a PyTorch checkpoint that holds nothing else.
 
-    A nested `state_dict` is looked into and a `module.` prefix dropped. Anything that would need pickled code raises.
+    A nested `state_dict`, `params_ema` or `params` is looked into and a `module.` prefix of all names dropped. Anything
+    that would need pickled code raises.
     """
     path = Path(file)
     if not path.is_file():
@@ -29,11 +32,12 @@ def read_tensors(file: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path}: refused, since it is no checkpoint of plain tensors: save its state_dict()") from error
-    while isinstance(state, Mapping) and isinstance(inner := state.get("state_dict", state.get("params")), Mapping):
-        state = inner
+    while isinstance(state, Mapping) and (inner := [state[k] for k in _NESTED if isinstance(state.get(k), Mapping)]):
+        state = inner[0]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: expected a state_dict (names to tensors), got {type(state).__name__}")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    prefix = "module." if all(str(name).startswith("module.") for name in state) else ""
+    return {str(name).removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def load_weights(module: nn.Module, file: str | Path, ignore: Iterable[str] = ()) -> None:

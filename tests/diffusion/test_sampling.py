@@ -127,7 +127,9 @@ def test_ddim_in_small_steps_is_the_probability_flow() -> None:
 def test_ddpm_on_a_gaussian_prior_has_the_known_mean_and_variance(steps: int) -> None:
     prior, sampler, start, sigma = GaussianPrior(mean=0.4, std=0.1), diffusion.DDPM(), 0.55, 0.25
     count = 100_000
-    noisy = start + sigma * torch.randn(1, 1, 100, count // 100, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    noisy = start + sigma * torch.randn(
+        1, 1, 100, count // 100, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     levels = sampler.levels(sigma, steps)
     mean, variance = start, sigma**2
     for now, then in pairwise(levels):  # the noise posterior of Ho et al.: weight then^2 / now^2 on the noisy image

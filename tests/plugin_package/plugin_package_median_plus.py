@@ -1,7 +1,8 @@
 """A purifier for robustrestore in a package of its own."""
 
-import robustrestore as rr
 from torch import Tensor
+
+import robustrestore as rr
 
 
 class MedianPlus(rr.Purifier, name="median_plus"):

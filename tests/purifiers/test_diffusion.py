@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
 from toys import photos
 from toys_diffusion import Convolved, GaussianPrior, Oracle
-from torch import Tensor
 
 import robustrestore as rr
 from robustrestore import diffusion
@@ -144,7 +144,9 @@ def test_other_noise_gives_another_gradient() -> None:  # or the test above coul
 @pytest.mark.parametrize("sampler", [*SAMPLERS, diffusion.OneStep()], ids=repr)
 def test_gradcheck(sampler: diffusion.Sampler) -> None:
     purifier = Diffusion(Convolved(1).double(), sigma=0.05, steps=3, sampler=sampler)
-    leaf = (0.3 + 0.4 * torch.rand(2, 1, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).requires_grad_()
+    leaf = (
+        0.3 + 0.4 * torch.rand(2, 1, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ).requires_grad_()
     assert ((out := purifier(leaf)) > 0).all()
     assert (out < 1).all()  # where nothing is clamped, the straight-through clamp is the true derivative
     assert torch.autograd.gradcheck(purifier, leaf)

@@ -1,16 +1,12 @@
 """Loading what the package carries."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..adapt import Adapted
 from ..diffusion import SigmaUNet
 from ..weights import load_weights
-
-if TYPE_CHECKING:
-    from ..restorers import UNet
 
 FOLDER = Path(__file__).parent
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -23,15 +19,6 @@ def prior() -> SigmaUNet:
     denoiser = SigmaUNet()
     load_weights(denoiser.body, FOLDER / "prior.safetensors")
     return denoiser.requires_grad_(False).eval()
-
-
-def derain() -> "UNet":
-    """The bundled derain network (assets/derain.md), frozen, in evaluation mode: RGB, any size."""
-    from ..restorers import UNet
-
-    restorer = UNet()
-    load_weights(restorer.body, FOLDER / "derain.safetensors")
-    return restorer.requires_grad_(False).eval()
 
 
 def street_segmenter() -> Adapted:

@@ -47,9 +47,11 @@ class Rain(Degradation, name="rain"):
     ) -> None:
         super().__init__()
         for what, value in (("density", density), ("brightness", brightness), ("haze", haze)):
-            if value < 0:
+            if not value >= 0:
                 raise ValueError(f"{what}: expected a value >= 0, got {value}")
-        if length < 1:
+        if haze > 1:
+            raise ValueError(f"haze: expected a share in [0, 1], got {haze}")
+        if not length >= 1:
             raise ValueError(f"length: expected at least 1 pixel, got {length}")
         if blend not in ("add", "screen"):
             raise ValueError(f'blend: expected "add" or "screen", got {blend!r}')

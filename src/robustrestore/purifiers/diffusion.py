@@ -25,7 +25,7 @@ class Diffusion(Purifier, name="diffusion"):
         self,
         denoiser: Denoiser,
         sigma: float = 0.1,
-        steps: int = 2,
+        steps: int = 5,
         sampler: Sampler | None = None,
         seed: int | None = 0,
         tile: int | None = None,
@@ -55,7 +55,7 @@ class Diffusion(Purifier, name="diffusion"):
         """With the bundled prior, at the level and steps that its model card gives reasons for."""
         from ..assets import prior
 
-        return cls(prior())
+        return cls(prior(), sigma=0.08, steps=1)
 
     def _noise(self, images: Tensor, own: torch.Generator | None) -> Tensor:
         if own is None:

@@ -2,8 +2,10 @@
 
 from torch import Tensor
 
+from ..assets import FOLDER
 from ..networks import UNetBody
 from ..stage import Restorer
+from ..weights import load_weights
 
 
 class UNet(Restorer, name="unet"):
@@ -18,10 +20,10 @@ class UNet(Restorer, name="unet"):
 
     @classmethod
     def derain(cls) -> "UNet":
-        """With the bundled weights that take rain streaks out."""
-        from ..assets import derain
-
-        return derain()
+        """With the bundled weights that take rain streaks out (assets/derain.md), frozen, in evaluation mode."""
+        restorer = cls()
+        load_weights(restorer.body, FOLDER / "derain.safetensors")
+        return restorer.requires_grad_(False).eval()
 
     def run(self, images: Tensor) -> Tensor:
         """Input plus correction."""

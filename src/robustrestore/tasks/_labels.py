@@ -36,12 +36,12 @@ def check_logits(outputs: Tensor, target: Tensor, dims: int) -> None:
         )
 
 
-def cross_entropy(outputs: Tensor, target: Tensor, ignore: int) -> Tensor:
-    """Cross-entropy per position, float32 or finer, 0 where ignored; labels too large raise on the CPU."""
+def cross_entropy(outputs: Tensor, target: Tensor, ignore: int | None) -> Tensor:
+    """Cross-entropy per position, float32 or finer, 0 where ignored; labels out of range raise on the CPU."""
     logits = outputs if outputs.dtype == torch.float64 else outputs.float()
     if not target.is_cuda and not torch.compiler.is_compiling():
         check_labels(target, outputs.shape[1], ignore)
-    return F.cross_entropy(logits, target.long(), reduction="none", ignore_index=ignore)
+    return F.cross_entropy(logits, target.long(), reduction="none", ignore_index=-100 if ignore is None else ignore)
 
 
 def as_labels(target: Tensor, what: str) -> Tensor:

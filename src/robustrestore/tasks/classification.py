@@ -7,8 +7,6 @@ from .. import metrics
 from ..task import Objective, Task
 from ._labels import as_labels, check_labels, check_logits, cross_entropy
 
-_NONE = -100
-
 
 class Classification(Task, name="classification"):
     """One label per image. Loss: cross-entropy. Solved: the largest logit is the label."""
@@ -21,7 +19,7 @@ class Classification(Task, name="classification"):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy in nats [N]."""
         check_logits(outputs, target, dims=2)
-        return cross_entropy(outputs, target, _NONE)
+        return cross_entropy(outputs, target, ignore=None)
 
     def correct(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Whether the largest logit is the label."""
