@@ -9,9 +9,9 @@ default; it is no measure of robustness.
 import argparse
 from pathlib import Path
 
-import harness
 import torch
 
+import harness
 import robustrestore as rr
 
 FRAMES = (10, 35, 60, 85)

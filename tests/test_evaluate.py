@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toys import Gain, Linear2, Moody, PixelSegmenter, photos
 
 import robustrestore as rr
@@ -63,6 +64,59 @@ def test_worst_is_no_better_than_any_view() -> None:
         assert report.row(name, "worst").values["accuracy"] <= min(rows)
 
 
+def test_worst_of_a_pooled_metric_is_no_better_than_any_row() -> None:
+    for seed in range(5):
+        images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+        pipeline = rr.DefendedPipeline(PixelSegmenter(), [rr.purifiers.Jpeg()])
+        attacks = [rr.attacks.PGD(rr.Linf(8 / 255), steps=1, seed=k) for k in range(2)]
+        report = rr.evaluate(pipeline, [(images, PixelSegmenter()(images).argmax(1))], rr.tasks.Segmentation(), attacks)
+        rows = [row.values["mean IoU"] for row in report.rows if row.defence == "Jpeg" and row.view != "worst"]
+        assert report.row("Jpeg", "worst").values["mean IoU"] <= min(rows) + 1e-12
+
+
+def test_few_images_get_no_verdict() -> None:
+    pipeline = rr.DefendedPipeline(Gain(), [rr.purifiers.BitDepth(2)])
+    report = rr.evaluate(pipeline, [(photos(2), photos(2))], rr.tasks.Restoration(), [PGD])
+    assert all("too few images for a verdict (2, at least 8)" in verdict for verdict in report.verdicts)
+
+
+def test_a_false_verdict_is_rare() -> None:
+    from robustrestore.metrics import paired_difference
+
+    metric, rng, wrong = rr.metrics.psnr(), np.random.default_rng(0), 0
+    for _ in range(300):
+        first, second = (np.stack([rng.normal(size=8), np.ones(8)], axis=1) for _ in range(2))
+        _, (low, high) = paired_difference(metric, first, second)
+        wrong += low > 0 or high < 0
+    assert wrong / 300 < 0.09
+
+
+def test_another_view_or_model_does_not_pass_for_the_journal_of_the_first(tmp_path: Path) -> None:
+    pipeline = rr.DefendedPipeline(nn.Identity(), [rr.purifiers.Blur()])
+    batches = [(photos(), photos())]
+    rr.evaluate(pipeline, batches, rr.tasks.Restoration(), [PGD], views={"a": lambda p: p}, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"differs in \['views'\]"):
+        rr.evaluate(pipeline, batches, rr.tasks.Restoration(), [PGD], views={"a": lambda p: p.predict}, folder=tmp_path)
+    other = pipeline.replace(model=nn.Hardtanh(0, 1))
+    with pytest.raises(ValueError, match="model"):
+        rr.evaluate(other, batches, rr.tasks.Restoration(), [PGD], views={"a": lambda p: p}, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pipeline": PixelSegmenter()}, "expected a DefendedPipeline, got PixelSegmenter"),
+        ({"task": rr.tasks.Segmentation}, "expected a task"),
+        ({"attacks": PGD}, "expected a list of attacks"),
+        ({"batches": (photos(), photos())}, "one pair of tensors"),
+    ],
+)
+def test_the_usual_slips_are_named(change: dict[str, object], message: str) -> None:
+    arguments = {"pipeline": rr.DefendedPipeline(PixelSegmenter()), "task": rr.tasks.Segmentation(), "attacks": [PGD]}
+    with pytest.raises(TypeError, match=message):
+        rr.evaluate(**{"batches": _segmentation(), **arguments, **change})
+
+
 def test_a_further_view_gets_its_rows() -> None:
     pipeline = rr.DefendedPipeline(PixelSegmenter(), [rr.purifiers.BitDepth(3)])
     views = {**VIEWS, "surrogate": lambda p: p.replace(stages=[rr.purifiers.Blur(0.5)])}
@@ -72,7 +126,7 @@ def test_a_further_view_gets_its_rows() -> None:
 
 def test_a_defence_that_a_blur_matches_is_reported_so() -> None:
     pipeline = rr.DefendedPipeline(Gain(), [rr.purifiers.BitDepth(2)])
-    batches = [(image, image) for image in photos(6, 24, 24).split(2)]
+    batches = [(image, image) for image in photos(9, 24, 24).split(3)]
     report = rr.evaluate(pipeline, batches, rr.tasks.Restoration(), [PGD], baselines=[rr.purifiers.Blur(0.5)])
     assert any(v.startswith("Worst case, BitDepth against Blur (baseline): worse") for v in report.verdicts)
     assert any("Without attack, BitDepth against no defence: worse" in v for v in report.verdicts)

@@ -64,7 +64,7 @@ def test_the_old_format_of_torch_is_read(tmp_path: Path) -> None:
 DUMPS: dict[str, Callable[[Any, Path], object]] = {
     "torch": lambda thing, file: torch.save(thing, file),
     "torch, old": lambda thing, file: torch.save(thing, file, _use_new_zipfile_serialization=False),
-    "pickle": lambda thing, file: file.write_bytes(pickle.dumps(thing)),
+    "pickle": lambda thing, file: file.write_bytes(pickle.dumps(thing, protocol=2)),
 }
 
 

@@ -50,7 +50,7 @@ def psnr(body: nn.Module, clean: Tensor, device: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = loop.arguments(__doc__.splitlines()[0], steps=2500, batch=8, lr=8e-4)
+    parser = loop.arguments(__doc__.splitlines()[0], steps=2000, batch=8, lr=8e-4)
     parser.add_argument("--ucmerced", type=Path, required=True)
     parser.add_argument("--prior", type=Path, required=True, help="folder that prior.py wrote: corpus and weights")
     options = parser.parse_args()

@@ -18,6 +18,7 @@ from .component import Component as Component
 from .degradation import Degradation as Degradation
 from .diffusion import Denoiser as Denoiser
 from .diffusion import Sampler as Sampler
+from .evaluate import VIEWS as VIEWS
 from .evaluate import evaluate as evaluate
 from .modes import evaluating as evaluating
 from .modes import seeded as seeded

@@ -31,6 +31,11 @@ class Attack(Component, kind="attacks"):
     def __call__(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """Attacked images, detached, with the shape, dtype and device of `images` [N, C, H, W] in [0, 1]."""
         check_images(images)
+        if not isinstance(objective, Objective):
+            raise TypeError(
+                f"objective: expected an Objective, got {type(objective).__name__}: write task.untargeted(labels), "
+                "for example rr.tasks.Classification().untargeted(labels)"
+            )
         if len(objective.target) != len(images):
             raise ValueError(f"objective: expected {len(images)} targets, one an image, got {len(objective.target)}")
         goal = objective.mirrored() if self.mirrors else objective

@@ -137,9 +137,9 @@ def _kind(text: str) -> str:
 def evaluate(
     data: Annotated[str, typer.Option(help="camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
     model: Annotated[str | None, typer.Option(help="street, derain or package.module:callable")] = None,
-    stage: Annotated[list[str] | None, typer.Option(help="a stage of the defence; repeatable, in order")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="a stage, in order, or none; repeatable; default diffusion")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="e.g. 'pgd(linf(4/255), steps=20)'; repeatable")] = None,
-    baseline: Annotated[list[str] | None, typer.Option(help="a stage to beat; repeatable; default blur and jpeg")] = None,
+    baseline: Annotated[list[str] | None, typer.Option(help="a stage to beat, or none; default blur, jpeg")] = None,
     degrade: Annotated[str | None, typer.Option(help="spoil the images first, e.g. rain")] = None,
     split: Annotated[str, typer.Option(help="of CamVid: train, val or test")] = "val",
     size: Annotated[tuple[int, int] | None, typer.Option(help="height and width")] = None,
@@ -158,8 +158,8 @@ def evaluate(
         where = _device(device)
         dataset, task = spec.data(data, split, size)
         name = model or ("street" if task == "segmentation" else "derain")
-        stages = [spec.part(text, _kind(text)) for text in (["diffusion"] if stage is None else stage)]
-        beside = [spec.part(text, _kind(text)).to(where) for text in (["blur", "jpeg"] if baseline is None else baseline)]
+        stages = [spec.part(text, _kind(text)) for text in _chosen(stage, ["diffusion"])]
+        beside = [spec.part(text, _kind(text)).to(where) for text in _chosen(baseline, ["blur", "jpeg"])]
         attacks = [spec.part(text, "attacks") for text in (attack or ["pgd(linf(4/255), steps=20)"])]
         pipeline = DefendedPipeline(spec.model(name), stages).to(where).eval()
         spoil = None if degrade is None else spec.part(degrade, "degradations")
@@ -177,6 +177,11 @@ def evaluate(
         report.save(out)
         _show(report)
         console.print(f"Wrote {out / 'report.html'} and {out / 'report.json'}", highlight=False)
+
+
+def _chosen(given: list[str] | None, default: list[str]) -> list[str]:
+    """What was asked for; the word none asks for nothing."""
+    return default if given is None else [text for text in given if text != "none"]
 
 
 class _Batches:
@@ -197,6 +202,9 @@ class _Batches:
 
         for group in self.groups:
             images, targets = zip(*(self.dataset[k] for k in group), strict=True)
+            if len({image.shape for image in images}) > 1:
+                sizes = sorted({f"{i.shape[-2]} x {i.shape[-1]}" for i in images})
+                raise ValueError(f"--data: expected images of one size in a batch, got {sizes}: use --size or --batch 1")
             batch = torch.stack(images)
             spoiled = batch if self.spoil is None else self.spoil(batch, group)
             yield spoiled.to(self.device), torch.stack(targets).to(self.device)

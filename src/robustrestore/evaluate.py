@@ -1,5 +1,6 @@
 """evaluate: what a defence is worth, against attackers who do not know it and attackers who do."""
 
+import hashlib
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
@@ -14,12 +15,13 @@ from .attack import Attack, Model
 from .files import digest
 from .images import check_images, trusted
 from .journal import Journal
-from .metrics import Metric, Statistics, paired_difference
+from .metrics import Statistics
 from .modes import evaluating, seeded
 from .pipeline import DefendedPipeline
 from .report import Report, Row
 from .stage import Stage
 from .task import Task
+from .verdict import compare, worst_case
 from .weights import fingerprint
 
 View = Callable[[DefendedPipeline], Model]
@@ -54,6 +56,7 @@ def evaluate(
     With `folder`, finished batches are kept there and not redone by a later call with the same arguments. Results are a
     function of `seed` and the batches; the model is handed back in the mode it came in.
     """
+    _check_arguments(pipeline, batches, task, attacks)
     run = _Evaluation(pipeline, task, attacks, views, baselines, seed)
     journal = None if folder is None else Journal(Path(folder), run.about())
     found: list[dict[str, Tensor]] = []
@@ -69,6 +72,20 @@ def evaluate(
     if not found:
         raise ValueError("batches: expected at least one (images, target) pair, got none")
     return run.report(found)
+
+
+def _check_arguments(pipeline: object, batches: object, task: object, attacks: object) -> None:
+    """The usual slips, named."""
+    if not isinstance(pipeline, DefendedPipeline):
+        raise TypeError(
+            f"pipeline: expected a DefendedPipeline, got {type(pipeline).__name__}: write DefendedPipeline(model, [])"
+        )
+    if not isinstance(task, Task):
+        raise TypeError(f"task: expected a task such as rr.tasks.Segmentation(), got {task!r}")
+    if not isinstance(attacks, Sequence) or not all(isinstance(attack, Attack) for attack in attacks):
+        raise TypeError(f"attacks: expected a list of attacks, got {attacks!r}: write [rr.attacks.PGD(rr.Linf(8 / 255))]")
+    if isinstance(batches, tuple) and any(isinstance(part, Tensor) for part in batches):
+        raise TypeError("batches: expected batches of (images, target), got one pair of tensors: write [(images, target)]")
 
 
 class _Evaluation:
@@ -94,16 +111,17 @@ class _Evaluation:
         packages = ("robustrestore", "torch", "torchmetrics", "diffusers", "numpy")
         device = next((str(p.device) for p in self.pipeline.parameters()), "cpu")
         return {
+            "model": _print(type(self.pipeline.model), repr(self.pipeline.model)),
             "task": repr(self.task),
             "seed": self.seed,
             "attacks": list(self.names),
-            "views": list(self.views),
+            "views": {name: _print(view) for name, view in self.views.items()},
             "defences": {name: [repr(stage) for stage in p.stages] for name, p in self.defences.items()},
             "weights": {name: fingerprint(p) for name, p in {UNDEFENDED: self.pipeline, **self.defences}.items()},
             "device": device,
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in packages},
-            "intervals": "95 %: percentile bootstrap over images (1000), Clopper-Pearson for shares of images",
+            "intervals": "95 %: expanded percentile bootstrap over images (1000), Clopper-Pearson for shares of images",
         }
 
     def batch(self, number: int, images: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -184,20 +202,13 @@ class _Evaluation:
                 m.name: np.concatenate([done[f"{index:04d}/{m.name}"].numpy() for done in found]) for m in self.metrics
             }
         for name in [UNDEFENDED, *self.defences] if self.attacks else []:
-            tables[name, "all", WORST] = self._worst([t for key, t in tables.items() if key[0] == name])
+            tables[name, "all", WORST] = worst_case(self.metrics, [t for key, t in tables.items() if key[0] == name])
         names = sorted(name for name in found[0] if name.startswith("picture/"))
         pictures = {
             name.split(" ", 1)[1]: torch.cat([done[name] for done in found[:SHOWN]])[:SHOWN].float() / 255 for name in names
         }
         about = {**self.about(), "images": sum(len(done[next(iter(done))]) for done in found)}
         return Report([self._row(key, t) for key, t in tables.items()], self._verdicts(tables), about, pictures)
-
-    def _worst(self, tables: list[dict[str, Statistics]]) -> dict[str, Statistics]:
-        """Per image the statistics of the row in which the first metric is lowest."""
-        first = self.metrics[0]
-        scores = np.array([[first.summarise(image) for image in table[first.name]] for table in tables])
-        pick = np.nan_to_num(scores, nan=np.inf).argmin(axis=0)
-        return {m.name: np.stack([tables[row][m.name][image] for image, row in enumerate(pick)]) for m in self.metrics}
 
     def _row(self, key: Key, table: dict[str, Statistics]) -> Row:
         values = {m.name: m.value(table[m.name]) for m in self.metrics}
@@ -212,23 +223,11 @@ class _Evaluation:
 
         def against(other: str, attack: str, view: str, what: str) -> str:
             mine, theirs = (tables[name, attack, view][metric.name] for name in (own, other))
-            return _compare(metric, mine, theirs, what)
+            return compare(metric, mine, theirs, what)
 
         said = [against(name, "all", WORST, f"Worst case, {own} against {name} (baseline)") for name in others]
         said.append(against(UNDEFENDED, "all", WORST, f"Worst case, {own} against no defence"))
         return [*said, against(UNDEFENDED, NO_ATTACK, "-", f"Without attack, {own} against no defence")]
-
-
-def _compare(metric: Metric, first: Statistics, second: Statistics, what: str) -> str:
-    difference, (low, high) = paired_difference(metric, first, second)
-    word = "better" if low > 0 else "worse" if high < 0 else "no difference beyond chance"
-    if len(first) < 2:
-        word = "one image decides nothing"
-    digits = 2 if metric.unit == "dB" else 3
-    return (
-        f"{what}: {word}; {metric.name} {metric.value(first):.{digits}f} against {metric.value(second):.{digits}f}, "
-        f"difference {difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}], paired over {len(first)} images."
-    )
 
 
 def _outputs(model: Model, images: Tensor) -> Tensor:
@@ -242,6 +241,15 @@ def _labels(pipelines: Sequence[DefendedPipeline]) -> list[str]:
 
 def _unique(names: list[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} #{names[:k].count(name) + 1}" for k, name in enumerate(names)]
+
+
+def _print(thing: Any, more: str = "") -> str:
+    """What a class or function is called and, for a function, a digest of its code: another one is told apart."""
+    code = getattr(thing, "__code__", None)
+    if code is not None:
+        constants = [c for c in code.co_consts if isinstance(c, bool | int | float | str | None)]
+        more = hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:12]
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(thing))} {more}".strip()
 
 
 def _version(package: str) -> str:

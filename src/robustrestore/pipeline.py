@@ -1,6 +1,6 @@
 """DefendedPipeline: a user's model behind a sequence of stages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -16,17 +16,16 @@ class DefendedPipeline(Component, nn.Module, kind="pipelines", name="defended"):
     not know the defence, attacking `pipeline.straight_through()` the BPDA one.
     """
 
-    def __init__(self, model: nn.Module, stages: Sequence[Stage] = ()) -> None:
+    def __init__(self, model: nn.Module, stages: Stage | Sequence[Stage] = ()) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}: wrap a function in a module")
-        parts = [stages] if isinstance(stages, Stage) else list(stages)
+        parts = list(stages) if isinstance(stages, Iterable) else [stages]
         for part in parts:
             if not isinstance(part, Stage):
-                raise TypeError(
-                    f"stages: expected purifiers and restorers, got {type(part).__name__}: "
-                    "wrap an image-to-image module in restorers.Network"
-                )
+                what = f"the class {part.__name__}" if isinstance(part, type) else type(part).__name__
+                hint = "call it to make one" if isinstance(part, type) else "wrap an image-to-image module in restorers.Network"
+                raise TypeError(f"stages: expected purifiers and restorers, got {what}: {hint}")
         self.model = model
         self.stages = nn.ModuleList(parts)
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import operator
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -120,6 +121,8 @@ def model(text: str) -> nn.Module:
     module, _, name = text.partition(":")
     if not name:
         raise ValueError(f"{text!r}: expected street, derain or package.module:callable that returns a torch.nn.Module")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # modules of the current folder, as with python -m
     try:
         made = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError) as error:

@@ -51,8 +51,21 @@ def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like)
 
 
+def as_threat(value: object) -> Threat:
+    """`value` if it is a threat; TypeError that says how to make one otherwise."""
+    if isinstance(value, Threat):
+        return value
+    example = f"Linf({value})" if isinstance(value, int | float) else "Linf(8 / 255)"
+    raise TypeError(f"threat: expected a Threat, got {type(value).__name__}: write rr.{example} or rr.L2(0.5)")
+
+
 class Linf(Threat, name="linf"):
     """Each value may move by at most `eps`, in units of [0, 1] images: `Linf(8 / 255)`."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__(eps)
+        if eps > 1:
+            raise ValueError(f"eps: expected a size in units of [0, 1] images, got {eps}: write Linf({eps} / 255)")
 
     def limit(self, delta: Tensor) -> Tensor:
         """Cut every entry to [-eps, eps]."""

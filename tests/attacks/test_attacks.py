@@ -209,6 +209,18 @@ def test_a_model_without_gradient_says_what_to_do() -> None:
         rr.attacks.PGD(rr.Linf(EPS))(lambda x: x.detach().flatten(1)[:, :2], images, objective)
 
 
+def test_the_usual_slips_are_named() -> None:
+    model, images, _ = _linear()
+    with pytest.raises(TypeError, match=r"expected a Threat, got float: write rr\.Linf\(0\.1\)"):
+        rr.attacks.PGD(0.1)
+    with pytest.raises(ValueError, match=r"write Linf\(8 / 255\)"):
+        rr.Linf(8)
+    with pytest.raises(TypeError, match=r"task\.untargeted\(labels\)"):
+        rr.attacks.PGD(rr.Linf(EPS))(model, images, torch.tensor([0, 1, 0]))
+    with pytest.raises(TypeError, match="the class Blur: call it"):
+        rr.DefendedPipeline(model, rr.purifiers.Blur)
+
+
 def test_bad_input_is_refused() -> None:
     model, images, objective = _linear()
     attack = rr.attacks.PGD(rr.Linf(EPS))

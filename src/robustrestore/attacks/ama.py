@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..attack import Attack, Model
 from ..task import Objective
-from ..threat import Threat
+from ..threat import Threat, as_threat
 from .pgd import PGD
 
 
@@ -18,7 +18,7 @@ class AMA(Attack, name="ama"):
     mirrors = True
 
     def __init__(self, threat: Threat, steps: int = 5, step: float | None = None) -> None:
-        self.threat, self.steps, self.step = threat, steps, step
+        self.threat, self.steps, self.step = as_threat(threat), steps, step
 
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """PGD from the clean image; the base has mirrored the objective already."""

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..attack import Attack, Model
 from ..task import Objective
-from ..threat import Threat
+from ..threat import Threat, as_threat
 from .pgd import PGD
 
 
@@ -16,7 +16,7 @@ class FGSM(Attack, name="fgsm"):
     """
 
     def __init__(self, threat: Threat) -> None:
-        self.threat = threat
+        self.threat = as_threat(threat)
 
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """PGD of one long step."""

@@ -5,7 +5,7 @@ from torch import Tensor
 from ..attack import Attack, Best, Model, ascent, mean_gain
 from ..modes import generator
 from ..task import Objective
-from ..threat import Threat
+from ..threat import Threat, as_threat
 
 
 class PGD(Attack, name="pgd"):
@@ -31,7 +31,7 @@ class PGD(Attack, name="pgd"):
                 raise ValueError(f"{what}: expected a whole number >= 1, got {value}")
         if step is not None and not step > 0:
             raise ValueError(f"step: expected a size > 0 or None (a quarter of the threat), got {step}")
-        self.threat, self.steps, self.step = threat, steps, step
+        self.threat, self.steps, self.step = as_threat(threat), steps, step
         self.restarts, self.samples, self.random_start, self.seed = restarts, samples, random_start, seed
 
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:

@@ -1,7 +1,5 @@
 """Image files as float32 RGB tensors [3, H, W] in [0, 1]: read, written, found and resized."""
 
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..files import write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,12 +59,7 @@ def save_image(image: Tensor, path: str | Path) -> None:
     _check(image)
     pixels = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
     kind, options = _WRITERS[path.suffix.lower()]
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        Image.fromarray(pixels.numpy()).save(part, kind, **options)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, lambda part: Image.fromarray(pixels.numpy()).save(part, kind, **options))
 
 
 def find_images(folder: str | Path) -> list[Path]:

@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..degradation import Degradation
 
@@ -21,6 +20,14 @@ def _streak(length: float, width: float, angle: float) -> Tensor:
     along, across = y * math.cos(turn) + x * math.sin(turn), x * math.cos(turn) - y * math.sin(turn)
     ends = (length / 2 - along.abs()).clamp(-1, 0) + 1
     return (torch.exp(-((across / width) ** 2)) * ends)[None, None]
+
+
+def _convolve(drops: Tensor, kernel: Tensor) -> Tensor:
+    """`drops` [1, 1, H, W] convolved with an odd kernel, zeros outside; by FFT, since streaks are long."""
+    height, width, size = *drops.shape[-2:], kernel.shape[-1]
+    whole = (height + size - 1, width + size - 1)
+    full = torch.fft.irfft2(torch.fft.rfft2(drops, whole) * torch.fft.rfft2(kernel, whole), whole)
+    return full[..., size // 2 : size // 2 + height, size // 2 : size // 2 + width].clamp(min=0)
 
 
 class Rain(Degradation, name="rain"):
@@ -69,7 +76,7 @@ class Rain(Degradation, name="rain"):
             place = torch.rand(1, 1, height, width, generator=own) < chance
             strength = 0.4 + 0.6 * torch.rand(1, 1, height, width, generator=own)
             kernel = _streak(max(1.0, self.length * 0.65**depth), 0.9 * 0.75**depth, angle)
-            drops = F.conv2d(place * strength, kernel, padding=kernel.shape[-1] // 2)
+            drops = _convolve(place * strength, kernel)
             layer = torch.maximum(layer, drops * 0.85**depth)
         return (layer * self.brightness).clamp(0, 1)
 

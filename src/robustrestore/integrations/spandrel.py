@@ -21,7 +21,7 @@ class _Called(nn.Module):
         height, width = images.shape[-2:]
         right, bottom = self._size.get_padding(width, height)
         padded = F.pad(images, (0, right, 0, bottom), mode="replicate")
-        restored = torch.cat([self._call(self.model, image) for image in padded.split(1)])
+        restored = torch.cat([self._call(self.model, image) for image in torch.split(padded, 1)])
         return restored[..., :height, :width]
 
 
