@@ -396,3 +396,23 @@ def test_other_weights_are_named(saved: Path, change: Callable[[dict[str, Tensor
     sign(saved)
     with pytest.raises(ValueError, match=message):
         load(saved)
+
+
+def test_replace_shares_networks_and_keeps_the_mode() -> None:
+    denoiser = rr.diffusion.SigmaUNet(width=4).eval()
+    torch.nn.init.normal_(denoiser.body.head.weight)
+    purifier = rr.purifiers.Diffusion(denoiser, sigma=0.1).eval()
+    copy = purifier.replace(sigma=0.2)
+    assert copy.denoiser is denoiser
+    assert not copy.training
+    derain = rr.restorers.UNet(width=4).eval()
+    assert derain.replace(channels=3).body is derain.body
+    with pytest.raises(ValueError, match="make a new part instead"):
+        derain.replace(width=8)
+
+
+def test_a_name_needs_a_kind() -> None:
+    with pytest.raises(TypeError, match="derive it from Purifier"):
+
+        class Lost(rr.Stage, name="lost"):
+            pass

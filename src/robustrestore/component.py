@@ -1,5 +1,6 @@
 """Component: a part whose constructor arguments are its settings, so that it prints, copies, saves and loads itself."""
 
+import hashlib
 import inspect
 import json
 import math
@@ -31,6 +32,8 @@ class Component:
         if kind is not None:
             cls.kind = kind
         cls.name = name
+        if name is not None and not cls.kind:
+            raise TypeError(f"{cls.__name__}: expected a part of some kind: derive it from Purifier, Restorer, Attack, ...")
         if name is not None:
             registry.register(cls.kind, name, cls)
 
@@ -58,7 +61,10 @@ class Component:
         known = self.settings()
         if unknown := sorted(set(changes) - set(known)):
             raise TypeError(f"{type(self).__name__}: expected settings among {sorted(known)}, got {unknown}")
-        return type(self)(**{**known, **changes})
+        made = type(self)(**{**known, **changes})
+        if isinstance(self, nn.Module) and isinstance(made, nn.Module):
+            _hand_over(self, made, known)
+        return made
 
     def config(self) -> dict[str, Any]:
         """The part as a nested JSON-able tree of kind, name and settings; foreign modules as dotted paths."""
@@ -106,6 +112,18 @@ class Component:
         return made
 
 
+def _hand_over(old: nn.Module, new: nn.Module, settings: Iterable[str]) -> None:
+    """Let `new` share the networks that `old` made for itself (those that are no settings), and its mode."""
+    new.training = old.training
+    for name, child in old.named_children():
+        if name in settings:
+            continue
+        shapes = [{k: v.shape for k, v in part.state_dict().items()} for part in (child, new.get_submodule(name))]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{type(old).__name__}: expected settings that fit its weights in {name}: make a new part instead")
+        setattr(new, name, child)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, nn.ModuleList):  # a list first, a module second
         return list(value)
@@ -119,7 +137,9 @@ def _same(value: Any, default: Any) -> bool:
 
 def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_short(item) for item in value) + "]"
+        inside = ", ".join(_short(item) for item in value)
+        many = f"{len(value)} values, SHA-256 {hashlib.sha256(inside.encode()).hexdigest()[:12]}"
+        return f"[{inside if len(value) <= 8 else many}]"
     if isinstance(value, nn.Module) and not isinstance(value, Component):
         return type(value).__name__
     if not isinstance(value, float):

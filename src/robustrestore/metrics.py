@@ -4,7 +4,7 @@ Each metric measures per-image statistics [N, K]; its value is a function of the
 and for mean IoU (intersection and union per class), which no mean of per-image scores expresses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,10 +40,12 @@ def ratio(total: Statistics) -> float:
     return float(total[0] / total[-1]) if total[-1] > 0 else float("nan")
 
 
-def _resamples(count: int, draws: int = 1000) -> Statistics:
-    """How often each of `count` images is drawn in each of `draws` resamples; always the same ones."""
+def _resampled(statistics: Statistics, draws: int = 1000) -> Iterator[Statistics]:
+    """The sum [K] over each of `draws` resamples of the images; always the same ones, 100 in memory at a time."""
+    count = len(statistics)
     rng = np.random.default_rng(20_231)
-    return rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+    for _ in range(draws // 100):
+        yield from rng.multinomial(count, np.full(count, 1 / count), size=100).astype(np.float64) @ statistics
 
 
 def _middle(values: list[float], count: int) -> Interval:
@@ -63,15 +65,15 @@ def bootstrap(summarise: Callable[[Statistics], float]) -> Callable[[Statistics]
     def interval(statistics: Statistics) -> Interval:
         if len(statistics) < 2:  # one image says nothing of how images vary
             return float("nan"), float("nan")
-        return _middle([summarise(total) for total in _resamples(len(statistics)) @ statistics], len(statistics))
+        return _middle([summarise(total) for total in _resampled(statistics)], len(statistics))
 
     return interval
 
 
 def paired_difference(metric: Metric, first: Statistics, second: Statistics) -> tuple[float, Interval]:
     """The value of `first` less that of `second` over the same images, and its bootstrap interval (paired by image)."""
-    picks = _resamples(len(first)) if len(first) > 1 else np.zeros((0, len(first)))
-    values = [metric.summarise(a) - metric.summarise(b) for a, b in zip(picks @ first, picks @ second, strict=True)]
+    pairs = zip(_resampled(first), _resampled(second), strict=True) if len(first) > 1 else ()
+    values = [metric.summarise(a) - metric.summarise(b) for a, b in pairs]
     return metric.value(first) - metric.value(second), _middle(values, len(first))
 
 

@@ -26,8 +26,9 @@ def _convolve(drops: Tensor, kernel: Tensor) -> Tensor:
     """`drops` [1, 1, H, W] convolved with an odd kernel, zeros outside; by FFT, since streaks are long."""
     height, width, size = *drops.shape[-2:], kernel.shape[-1]
     whole = (height + size - 1, width + size - 1)
-    full = torch.fft.irfft2(torch.fft.rfft2(drops, whole) * torch.fft.rfft2(kernel, whole), whole)
-    return full[..., size // 2 : size // 2 + height, size // 2 : size // 2 + width].clamp(min=0)
+    full: Tensor = torch.fft.irfft2(torch.fft.rfft2(drops, whole) * torch.fft.rfft2(kernel, whole), whole)
+    middle = full[..., size // 2 : size // 2 + height, size // 2 : size // 2 + width]
+    return middle.clamp(min=0)
 
 
 class Rain(Degradation, name="rain"):
