@@ -245,3 +245,11 @@ def test_pictures() -> None:
     torch.testing.assert_close(
         Restoration().render(photos(1)[:, :1] * 2, photos(1)), (photos(1)[:, :1] * 2).clamp(0, 1).expand(-1, 3, -1, -1)
     )
+
+
+@pytest.mark.parametrize("name", ["classification", "segmentation", "restoration"])
+def test_a_model_that_gives_nan_is_named(name: str) -> None:
+    shapes = {"classification": ((2, 3), (2,)), "segmentation": ((2, 3, 4, 5), (2, 4, 5)), "restoration": ((2, 3, 4, 5),) * 2}
+    outputs, target = torch.full(shapes[name][0], float("nan")), torch.zeros(shapes[name][1])
+    with pytest.raises(ValueError, match="expected finite values"):
+        rr.Task.named(name)().check(outputs, target if name == "restoration" else target.long())

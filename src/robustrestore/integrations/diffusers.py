@@ -43,9 +43,9 @@ def load_denoiser(folder_or_id: str | Path) -> DiscreteTime:
     """
     from diffusers import DDPMScheduler, UNet2DModel
 
-    name = str(folder_or_id)
-    folder = Path(folder_or_id)
-    looks_local = isinstance(folder_or_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
+    folder = Path(folder_or_id).expanduser()
+    name = str(folder)
+    looks_local = isinstance(folder_or_id, Path) or str(folder_or_id).startswith((".", "/", "~")) or name.count("/") != 1
     if not folder.is_dir() and looks_local:
         raise FileNotFoundError(f"{name}: expected a folder written by diffusers' save_pretrained, or a hub id owner/name")
     local = folder.is_dir()

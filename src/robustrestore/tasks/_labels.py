@@ -36,6 +36,12 @@ def check_logits(outputs: Tensor, target: Tensor, dims: int) -> None:
         )
 
 
+def check_finite(outputs: Tensor) -> None:
+    """Raise where a model gave NaN or infinity."""
+    if not bool(outputs.isfinite().all()):
+        raise ValueError("outputs: expected finite values, got NaN or infinity: look at the model and its precision")
+
+
 def cross_entropy(outputs: Tensor, target: Tensor, ignore: int | None) -> Tensor:
     """Cross-entropy per position, float32 or finer, 0 where ignored; labels out of range raise on the CPU."""
     logits = outputs if outputs.dtype == torch.float64 else outputs.float()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import metrics
 from ..task import Objective, Task
-from ._labels import as_labels, check_labels, check_logits, cross_entropy
+from ._labels import as_labels, check_finite, check_labels, check_logits, cross_entropy
 
 
 class Classification(Task, name="classification"):
@@ -14,6 +14,7 @@ class Classification(Task, name="classification"):
     def check(self, outputs: Tensor, target: Tensor) -> None:
         """Expect logits [N, C] and integer labels [N] in 0..C-1."""
         check_logits(outputs, target, dims=2)
+        check_finite(outputs)
         check_labels(target, outputs.shape[1], ignore=None)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:

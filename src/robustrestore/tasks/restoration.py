@@ -5,6 +5,7 @@ from torch import Tensor
 from .. import metrics
 from ..images import check_shape
 from ..task import Objective, Task
+from ._labels import check_finite
 
 
 class Restoration(Task, name="restoration"):
@@ -30,8 +31,7 @@ class Restoration(Task, name="restoration"):
     def check(self, outputs: Tensor, target: Tensor) -> None:
         """Expect images of one shape, finite, the target in [0, 1]."""
         self._fit(outputs, target)
-        if not bool(outputs.isfinite().all()):
-            raise ValueError("outputs: expected finite values, got NaN or infinity: look at the model")
+        check_finite(outputs)
         low, high = float(target.min()), float(target.max())
         if not (low >= -1e-4 and high <= 1 + 1e-4):
             raise ValueError(f"target: expected values in [0, 1], got [{low:.4g}, {high:.4g}]: divide by 255")

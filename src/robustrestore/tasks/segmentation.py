@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import metrics
 from ..task import Objective, Task
-from ._labels import as_labels, check_labels, check_logits, cross_entropy
+from ._labels import as_labels, check_finite, check_labels, check_logits, cross_entropy
 
 
 class Segmentation(Task, name="segmentation"):
@@ -25,6 +25,7 @@ class Segmentation(Task, name="segmentation"):
     def check(self, outputs: Tensor, target: Tensor) -> None:
         """Expect logits [N, C, H, W] and integer labels [N, H, W] in 0..C-1 or `ignore`."""
         check_logits(outputs, target, dims=4)
+        check_finite(outputs)
         check_labels(target, outputs.shape[1], self.ignore)
 
     def _mean(self, values: Tensor, target: Tensor) -> Tensor:
