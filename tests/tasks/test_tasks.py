@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from toys import photos
 
+import robustrestore as rr
 from robustrestore import checks
 from robustrestore.tasks import Classification, Restoration, Segmentation
 

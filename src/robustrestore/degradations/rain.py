@@ -34,10 +34,10 @@ def _convolve(drops: Tensor, kernel: Tensor) -> Tensor:
 class Rain(Degradation, name="rain"):
     """Rain streaks and haze. Differentiable in the image; the same key and settings give the same rain.
 
-    `angle`: degrees from vertical, +- 5 per image; above 0 streaks lean like a backslash. `length`: of the nearest streaks, in pixels. `density`: streaks per
-    1000 pixels over all layers. `brightness`: of a streak, in [0, 1] units. `haze`: share of grey veil at the far end;
-    without a depth map the top row counts as far and the bottom row as near. `blend`: "add", the model of most deraining
-    data, or "screen", 1 - (1 - image)(1 - rain), which does not saturate.
+    `angle`: degrees from vertical, +- 5 per image; above 0 streaks lean like a backslash. `length`: of the nearest
+    streaks, in pixels. `density`: streaks per 1000 pixels over all layers. `brightness`: of a streak, in [0, 1] units.
+    `haze`: share of grey veil at the far end; the top row counts as far and the bottom row as near. `blend`: "add", the
+    model of most deraining data, or "screen", 1 - (1 - image)(1 - rain), which does not saturate.
 
     The layers and their sizes are our choice; additive streak layers after Yang et al. (2017), haze of distant
     rain after Hu et al. (2019).
