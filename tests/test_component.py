@@ -73,11 +73,11 @@ def test_settings_are_the_constructor_arguments() -> None:
     assert [type(stage).__name__ for stage in stages] == ["Diffusion", "Jpeg", "Network"]
 
 
-def test_repr_shows_what_differs_from_the_defaults() -> None:
+def test_repr_shows_numbers_always_and_switches_where_they_differ() -> None:
     assert repr(rr.Linf(8 / 255)) == "Linf(eps=8/255)"
     assert repr(rr.L2(0.5)) == "L2(eps=0.5)"
-    assert repr(rr.purifiers.Jpeg()) == "Jpeg()"
-    assert repr(rr.attacks.PGD(rr.L2(1.0), steps=7)) == "PGD(threat=L2(eps=1), steps=7)"
+    assert repr(rr.purifiers.Jpeg()) == "Jpeg(quality=50)"
+    assert repr(rr.attacks.PGD(rr.L2(1.0), steps=7)) == "PGD(threat=L2(eps=1), steps=7, restarts=1, samples=1, seed=0)"
     assert repr(rr.DefendedPipeline(PixelSegmenter(), [rr.purifiers.Blur(2.0)])) == (
         "DefendedPipeline(model=PixelSegmenter, stages=[Blur(sigma=2)])"
     )
@@ -157,7 +157,7 @@ def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
 def test_a_part_without_weights_is_a_config(tmp_path: Path) -> None:
     rr.attacks.PGD(rr.Linf(8 / 255), steps=7).save_pretrained(tmp_path)
     assert inside(tmp_path) == ["config.json"]
-    assert repr(rr.Attack.from_pretrained(tmp_path)) == "PGD(threat=Linf(eps=8/255), steps=7)"
+    assert repr(rr.Attack.from_pretrained(tmp_path)) == "PGD(threat=Linf(eps=8/255), steps=7, restarts=1, samples=1, seed=0)"
 
 
 def test_a_part_of_another_kind_is_refused(tmp_path: Path) -> None:

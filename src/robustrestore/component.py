@@ -53,8 +53,8 @@ class Component:
 
     def __repr__(self) -> str:
         defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
-        changed = {name: value for name, value in self.settings().items() if not _same(value, defaults[name])}
-        return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in changed.items())})"
+        shown = {name: value for name, value in self.settings().items() if not _usual(value, defaults[name])}
+        return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in shown.items())})"
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed; networks are shared with the original, not copied."""
@@ -130,9 +130,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _same(value: Any, default: Any) -> bool:
-    simple = bool | int | float | str | None
-    return value is default or (isinstance(value, simple) and isinstance(default, simple) and value == default)
+def _usual(value: Any, default: Any) -> bool:
+    """Whether a repr leaves a setting out: a switch or None as by default. Numbers always show: they name results."""
+    return value is default and (value is None or isinstance(value, bool))
 
 
 def _short(value: Any) -> str:
