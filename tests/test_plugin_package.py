@@ -53,7 +53,7 @@ assert rr.Purifier.named("blur") is rr.purifiers.Blur
 assert "{MODULE}" not in sys.modules
 part = rr.Purifier.named("median_plus")(share=0.25)
 assert "{MODULE}" in sys.modules
-assert isinstance(part, rr.Purifier) and repr(part) == "MedianPlus(share=0.25)"
+assert isinstance(part, rr.Purifier) and repr(part) == "MedianPlus(share=0.25, size=3)"
 rr.checks.check_component(part)
 rr.checks.check_stage(part)
 images = torch.rand(1, 3, 8, 9)
@@ -67,7 +67,7 @@ import robustrestore as rr
 assert "{MODULE}" not in sys.modules
 print(rr.Purifier.from_pretrained("saved"))
 """
-    assert _python(installed, "-c", load).strip() == "MedianPlus(share=0.25)"
+    assert _python(installed, "-c", load).strip() == "MedianPlus(share=0.25, size=3)"
 
 
 def test_the_command_line_lists_and_uses_it(installed: Path) -> None:

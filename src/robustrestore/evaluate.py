@@ -34,6 +34,7 @@ VIEWS: Mapping[str, View] = {
     "bpda": lambda pipeline: pipeline.straight_through(),
     "adaptive": lambda pipeline: pipeline,
 }
+"""What an attacker differentiates, by name, given the pipeline: the three views that are measured by default."""
 
 
 def evaluate(

@@ -84,6 +84,6 @@ def test_a_unet_learns_and_sees_far() -> None:
 
 
 def test_settings_of_a_unet() -> None:
-    assert repr(UNet()) == "UNet()"
+    assert repr(UNet()) == "UNet(channels=3, width=32)"
     assert UNet(channels=1, width=4).settings()["channels"] == 1
     assert UNet(width=4).body.stem.out_channels == 4
