@@ -109,6 +109,7 @@ def test_another_view_or_model_does_not_pass_for_the_journal_of_the_first(tmp_pa
         ({"task": rr.tasks.Segmentation}, "expected a task"),
         ({"attacks": PGD}, "expected a list of attacks"),
         ({"batches": (photos(), photos())}, "one pair of tensors"),
+        ({"batches": [photos()]}, "expected \\(images, target\\) pairs, got Tensor"),
     ],
 )
 def test_the_usual_slips_are_named(change: dict[str, object], message: str) -> None:

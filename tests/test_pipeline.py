@@ -95,6 +95,15 @@ def test_bad_images(images: torch.Tensor, message: str) -> None:
         rr.DefendedPipeline(PixelSegmenter(), [rr.purifiers.Blur()])(images)
 
 
+def test_empty_batches_pass_and_grey_images_are_named() -> None:
+    purifier = rr.purifiers.Diffusion(rr.diffusion.SigmaUNet(width=4))
+    for stage in (purifier, rr.restorers.UNet(width=4), rr.purifiers.Jpeg(), rr.purifiers.Median()):
+        assert stage(photos()[:0]).shape == (0, 3, 16, 20)
+    for stage in (purifier, rr.restorers.UNet(width=4)):
+        with pytest.raises(ValueError, match=r"expected 3 channels, got 1.*expand"):
+            stage(photos()[:, :1])
+
+
 def test_bytes_are_refused() -> None:
     with pytest.raises(TypeError, match=r"images\.float\(\) / 255"):
         rr.DefendedPipeline(PixelSegmenter())((photos() * 255).byte())

@@ -61,7 +61,10 @@ def evaluate(
     run = _Evaluation(pipeline, task, attacks, views, baselines, seed)
     journal = None if folder is None else Journal(Path(folder), run.about())
     found: list[dict[str, Tensor]] = []
-    for number, (images, target) in enumerate(batches):
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise TypeError(f"batches: expected (images, target) pairs, got {type(batch).__name__}: hand over both")
+        images, target = batch
         check_images(images)
         inputs = digest(images, target)
         done = journal.read(number, inputs) if journal is not None else None

@@ -35,6 +35,7 @@ class UNetBody(nn.Module):
 
     def __init__(self, inputs: int = 3, outputs: int = 3, width: int = 32, maps: int = 0, middle: int = 3) -> None:
         super().__init__()
+        self.inputs = inputs
         self.stem = nn.Conv2d(4 * inputs + maps, width, 3, padding=1)
         self.down1 = nn.Conv2d(width, 2 * width, 2, stride=2)
         self.down2 = nn.Conv2d(2 * width, 4 * width, 2, stride=2)
@@ -50,6 +51,9 @@ class UNetBody(nn.Module):
 
     def forward(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
         """The network's images; `maps` are concatenated to the input at half resolution."""
+        if images.shape[1] != self.inputs:
+            grey = " (grey images: images.expand(-1, 3, -1, -1))" if images.shape[1] == 1 and self.inputs == 3 else ""
+            raise ValueError(f"images: expected {self.inputs} channels, got {images.shape[1]}: convert them first{grey}")
         features = F.pixel_unshuffle(images, 2)
         if maps is not None:
             features = torch.cat([features, maps.expand(-1, -1, *features.shape[2:])], dim=1)

@@ -24,6 +24,8 @@ class Stage(Component, nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The stage's images; ValueError if `run` changed the shape."""
         check_shape(images)
+        if images.shape[0] == 0:
+            return images
         padded = pad_to_multiple(images, self.multiple)
         out = self.run(padded)
         if out.shape != padded.shape:
