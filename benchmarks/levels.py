@@ -1,4 +1,4 @@
-"""Which noise level and how many steps suit the bundled prior: CamVid frames that no other benchmark uses.
+"""Which noise level and how many steps suit the bundled prior: CamVid frames that street.py does not take by default.
 
 python benchmarks/levels.py --camvid PATH [--device cuda]
 
