@@ -177,6 +177,19 @@ def test_seed_repeats_and_differs() -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
+def test_an_attack_does_not_depend_on_batch_mates() -> None:
+    images, model = photos(3), Moody().eval()
+    attack = rr.attacks.PGD(rr.L2(0.3), steps=2, restarts=2)
+    task = rr.tasks.Restoration()
+    whole = attack(model, images, task.untargeted(images))
+    single = torch.cat([attack(model, image, task.untargeted(image)) for image in images.split(1)])
+    torch.testing.assert_close(whole, single, atol=1e-5, rtol=0)
+    fresh = rr.attacks.PGD(rr.Linf(EPS), steps=1, seed=None)
+    same = images[:1].expand(2, -1, -1, -1)
+    found = fresh(model, same, task.untargeted(same))
+    assert not torch.equal(found[0], found[1])
+
+
 class Noisy(torch.nn.Module):
     """A linear classifier behind fresh noise: one gradient sample often points the wrong way."""
 
