@@ -74,6 +74,37 @@ def test_worst_of_a_pooled_metric_is_no_better_than_any_row() -> None:
         assert report.row("Jpeg", "worst").values["mean IoU"] <= min(rows) + 1e-12
 
 
+def test_a_defence_that_gives_nan_does_not_score() -> None:
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images * float("nan")
+
+    pipeline = rr.DefendedPipeline(PixelSegmenter(), [rr.restorers.Network(Broken())])
+    with pytest.raises(ValueError, match="expected finite values"):
+        rr.evaluate(pipeline, _segmentation(), rr.tasks.Segmentation(), [PGD])
+
+
+def test_a_view_of_another_model_is_attacked_for_itself() -> None:
+    calls = []
+
+    class Other(PixelSegmenter):
+        def forward(self, images: Tensor) -> Tensor:
+            calls.append(len(images))
+            return super().forward(images)
+
+    other = rr.DefendedPipeline(Other())
+    pipeline = rr.DefendedPipeline(PixelSegmenter(), [rr.purifiers.Blur()])
+    rr.evaluate(pipeline, _segmentation(), rr.tasks.Segmentation(), [PGD], views={"transfer": lambda p: other.predict})
+    assert calls
+
+
+def test_images_of_two_sizes_and_baselines_without_stages() -> None:
+    batches = [(photos(1, 16, 20), photos(1, 16, 20)), (photos(1, 24, 12), photos(1, 24, 12))]
+    report = rr.evaluate(rr.DefendedPipeline(Gain()), batches, rr.tasks.Restoration(), [PGD], baselines=[rr.purifiers.Blur()])
+    assert {row.defence for row in report.rows} == {"none", "Blur"}
+    assert report.pictures["input"].shape == (1, 3, 16, 20)
+
+
 def test_few_images_get_no_verdict() -> None:
     pipeline = rr.DefendedPipeline(Gain(), [rr.purifiers.BitDepth(2)])
     report = rr.evaluate(pipeline, [(photos(2), photos(2))], rr.tasks.Restoration(), [PGD])

@@ -75,7 +75,7 @@ def test_another_label_to_ignore() -> None:
     assert score(metrics.pixel_accuracy(3), logits(guess, 6), moved) == pytest.approx(float(wanted))
     per_class = [((guess == k) & (moved == k) & valid).sum() / (((guess == k) | (moved == k)) & valid).sum() for k in range(6)]
     unions = [int((((guess == k) | (moved == k)) & valid).sum()) for k in range(6)]
-    expected = np.mean([float(v) for v, union in zip(per_class, unions, strict=True) if union])
+    expected = np.mean([float(v) for v, union in zip(per_class, unions, strict=True) if union and v is not per_class[3]])
     assert score(metrics.mean_iou(3), logits(guess, 6), moved) == pytest.approx(expected, abs=1e-6)
 
 
@@ -246,3 +246,12 @@ def test_frechet_distance_of_the_same_features_is_zero() -> None:
 def test_frechet_distance_needs_feature_matrices(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"two feature matrices \[N, D\] with N >= 2, got"):
         metrics.frechet_distance(torch.zeros(first), torch.zeros(second))
+
+
+def test_an_ignored_class_that_is_a_valid_id_is_no_member_of_the_average() -> None:
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[0, 0, 0, 0] = logits[0, 1, 0, 1] = 1
+    logits[0, 2, 1] = 1
+    metric = metrics.mean_iou(ignore=0)
+    found = metric.value(metric.measure(logits, torch.tensor([[[1, 1], [2, 2]]])).numpy())
+    assert found == pytest.approx((0.5 + 1.0) / 2)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace as changed
 from typing import ClassVar, final
 
 import torch
@@ -14,6 +15,10 @@ from .task import Objective
 from .threat import Threat
 
 Model = Callable[[Tensor], Tensor]
+_NO_GRADIENT = (
+    "model: expected outputs that depend on the images differentiably, got none: attack pipeline.straight_through(), "
+    "or use an attack that needs no gradient"
+)
 
 
 class Attack(Component, kind="attacks"):
@@ -42,6 +47,7 @@ class Attack(Component, kind="attacks"):
         with evaluating(model), trusted(), torch.inference_mode(False), torch.enable_grad():
             original = images.detach().clone()
             wide = original if original.dtype.itemsize > 4 else original.float()
+            goal = changed(goal, target=goal.target.clone())  # it may have been made under inference_mode
             found = self.run(lambda x: model(x.to(images.dtype)), wide, goal)
             if found.shape != wide.shape:
                 raise ValueError(f"{type(self).__name__}: expected run to keep {list(wide.shape)}, got {list(found.shape)}")
@@ -91,11 +97,10 @@ def ascent(model: Model, images: Tensor, objective: Objective, samples: int = 1)
     for _ in range(samples):
         gain = objective.gain(model(leaf))
         if not gain.requires_grad:
-            raise ValueError(
-                "model: expected outputs that depend on the images differentiably, got none: attack "
-                "pipeline.straight_through(), or use an attack that needs no gradient"
-            )
-        (gradient,) = torch.autograd.grad(gain.sum(), leaf)
+            raise ValueError(_NO_GRADIENT)
+        (gradient,) = torch.autograd.grad(gain.sum(), leaf, allow_unused=True)
+        if gradient is None:
+            raise ValueError(_NO_GRADIENT)
         gains.append(gain.detach())
         total += gradient
     return torch.stack(gains).mean(0), torch.nan_to_num(total / samples, nan=0.0, posinf=0.0, neginf=0.0)

@@ -22,7 +22,7 @@ def _said() -> Iterator[None]:
     """Errors of use as one clear line and exit code 2."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
+    except (ValueError, TypeError, LookupError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         errors.print(f"error: {text}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error

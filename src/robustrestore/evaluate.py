@@ -106,8 +106,9 @@ class _Evaluation:
     ) -> None:
         self.pipeline, self.task, self.attacks, self.views, self.seed = pipeline, task, attacks, views, seed
         self.metrics = task.metrics()
-        defences = [pipeline, *(DefendedPipeline(pipeline.model, [stage]) for stage in baselines)]
-        self.defences = dict(zip(_labels(defences), defences, strict=True)) if len(pipeline.stages) else {}
+        own = [pipeline] if len(pipeline.stages) else []
+        defences = own + [DefendedPipeline(pipeline.model, [stage]) for stage in baselines]
+        self.defences = dict(zip(_labels(defences), defences, strict=True))
         self.names = dict(zip(_unique([repr(attack) for attack in attacks]), attacks, strict=True))
 
     def about(self) -> dict[str, Any]:
@@ -141,6 +142,7 @@ class _Evaluation:
                 self._attacked(attack_name, attack, (images, target), rows, shown)
         out = {}
         for index, outputs in enumerate(rows.values()):
+            self.task.check(outputs, target)  # a defence that gives NaN must not score as class 0
             for metric in self.metrics:
                 out[f"{index:04d}/{metric.name}"] = metric.measure(outputs, target).double().cpu()
         if number < SHOWN:
@@ -163,7 +165,9 @@ class _Evaluation:
         for label, defence in self.defences.items():
             for view_name, view in self.views.items():
                 seen = view(defence)
-                known = getattr(seen, "__func__", None) is DefendedPipeline.predict  # of the same model for all
+                owner = getattr(getattr(seen, "__self__", None), "model", None)
+                # `predict` of the same model is the bare attack again
+                known = getattr(seen, "__func__", None) is DefendedPipeline.predict and owner is self.pipeline.model
                 attacked = bare if known else attack(seen, images, objective)
                 outputs = rows[label, name, view_name] = _outputs(defence, attacked)
                 if defence is self.pipeline:
@@ -208,9 +212,8 @@ class _Evaluation:
         for name in [UNDEFENDED, *self.defences] if self.attacks else []:
             tables[name, "all", WORST] = worst_case(self.metrics, [t for key, t in tables.items() if key[0] == name])
         names = sorted(name for name in found[0] if name.startswith("picture/"))
-        pictures = {
-            name.split(" ", 1)[1]: torch.cat([done[name] for done in found[:SHOWN]])[:SHOWN].float() / 255 for name in names
-        }
+        shown = [done for done in found[:SHOWN] if all(done[n].shape[1:] == found[0][n].shape[1:] for n in names)]
+        pictures = {name.split(" ", 1)[1]: torch.cat([done[name] for done in shown])[:SHOWN].float() / 255 for name in names}
         about = {**self.about(), "images": sum(len(done[next(iter(done))]) for done in found)}
         return Report([self._row(key, t) for key, t in tables.items()], self._verdicts(tables), about, pictures)
 
@@ -221,7 +224,7 @@ class _Evaluation:
 
     def _verdicts(self, tables: dict[Key, dict[str, Statistics]]) -> list[str]:
         """The defence in its worst case against every baseline and none, and what it costs without attack."""
-        if not self.defences or not self.attacks:
+        if not len(self.pipeline.stages) or not self.attacks:
             return []
         metric, (own, *others) = self.metrics[0], self.defences
 

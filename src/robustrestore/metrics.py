@@ -124,7 +124,7 @@ def pixel_accuracy(ignore: int = 255) -> Metric:
 def mean_iou(ignore: int = 255) -> Metric:
     """Intersection over union per class over the whole set, averaged over the classes that occur.
 
-    Logits [N, C, H, W], labels [N, H, W]; pixels labelled `ignore` count nowhere. A class that is neither in the labels
+    Logits [N, C, H, W], labels [N, H, W]; pixels labelled `ignore` count nowhere, and that class is not averaged. A class that is neither in the labels
     nor in the predictions is left out of the average.
     """
 
@@ -134,8 +134,11 @@ def mean_iou(ignore: int = 255) -> Metric:
         rows = []
         for guess, label in zip(outputs.argmax(1), target, strict=True):
             table = multiclass_confusion_matrix(guess, label, outputs.shape[1], ignore_index=ignore).double()
-            inside = table.diagonal()
-            rows.append(torch.cat([inside, table.sum(0) + table.sum(1) - inside]))
+            inside = table.diagonal().clone()
+            union = table.sum(0) + table.sum(1) - inside
+            if 0 <= ignore < len(table):  # no label asks for that class: it is no member of the average
+                inside[ignore] = union[ignore] = 0
+            rows.append(torch.cat([inside, union]))
         return torch.stack(rows)
 
     def summarise(total: Statistics) -> float:

@@ -53,4 +53,8 @@ class DefendedPipeline(Component, nn.Module, kind="pipelines", name="defended"):
 
 
 def _stages(pipeline: DefendedPipeline) -> list[Stage]:
-    return [stage for stage in pipeline.stages if isinstance(stage, Stage)]
+    stages = [stage for stage in pipeline.stages if isinstance(stage, Stage)]
+    if len(stages) != len(pipeline.stages):
+        names = [type(stage).__name__ for stage in pipeline.stages]
+        raise TypeError(f"stages: expected purifiers and restorers, got {names}: compile the whole pipeline, not one stage")
+    return stages

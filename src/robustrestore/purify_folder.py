@@ -11,6 +11,7 @@ from .data.image_file import ImageFileError, find_images, load_image, save_image
 from .files import write_text
 from .modes import evaluating
 from .stage import Stage
+from .weights import fingerprint
 
 SETTINGS = ".purified.json"
 
@@ -41,7 +42,7 @@ def purify_folder(
     if source.resolve() == target.resolve():
         raise ValueError(f"{target}: expected another folder than the source, so that no original is written over")
     files = [f for f in find_images(source) if not f.resolve().is_relative_to(target.resolve())]
-    _same_settings(target / SETTINGS, [repr(stage) for stage in stages])
+    _same_settings(target / SETTINGS, [f"{stage!r} {fingerprint(stage)[:12]}" for stage in stages])
     places = _places(files, source, target)
     outcome = Outcome()
     for done, (file, place) in enumerate(places.items(), 1):

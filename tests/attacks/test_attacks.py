@@ -265,3 +265,13 @@ def test_on_a_gpu() -> None:
     found = rr.attacks.PGD(rr.Linf(EPS), steps=10)(model.cuda(), images.cuda(), rr.tasks.Classification().untargeted(labels))
     best = images.cuda() - EPS * model.weight.detach().sign()
     torch.testing.assert_close(found, best, atol=1e-6, rtol=0)
+
+
+def test_a_detached_stage_before_trainable_weights_is_named_and_inference_labels_work() -> None:
+    _, images, _ = _linear()
+    model, task = Linear2(), rr.tasks.Classification()
+    with pytest.raises(ValueError, match="straight_through"):
+        rr.attacks.PGD(rr.Linf(EPS))(lambda x: model(x.detach()), images, task.untargeted(torch.tensor([0, 0, 0])))
+    with torch.inference_mode():
+        labels = torch.tensor([0, 0, 0])
+    rr.attacks.PGD(rr.Linf(EPS), steps=1)(model, images, task.untargeted(labels))
