@@ -124,8 +124,8 @@ def pixel_accuracy(ignore: int = 255) -> Metric:
 def mean_iou(ignore: int = 255) -> Metric:
     """Intersection over union per class over the whole set, averaged over the classes that occur.
 
-    Logits [N, C, H, W], labels [N, H, W]; pixels labelled `ignore` count nowhere, and that class is not averaged. A class that is neither in the labels
-    nor in the predictions is left out of the average.
+    Logits [N, C, H, W], labels [N, H, W]; pixels labelled `ignore` count nowhere, and a class of that id is not averaged;
+    nor is a class that is neither in the labels nor in the predictions.
     """
 
     def measure(outputs: Tensor, target: Tensor) -> Tensor:
