@@ -157,3 +157,20 @@ print(len(denoiser.alphas), "torchvision" in sys.modules)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert out.returncode == 0, out.stderr
     assert out.stdout.split()[0] == "1000"
+
+
+def test_a_hub_repository_is_looked_for_in_subfolders_and_then_flat() -> None:
+    from robustrestore.integrations import diffusers as bridge
+
+    asked = []
+
+    class Part:
+        @classmethod
+        def from_pretrained(cls, name: str, subfolder: str | None = None, **options: object) -> str:
+            asked.append(subfolder)
+            if subfolder:
+                raise OSError("no such folder")
+            return f"flat {name}"
+
+    assert bridge._from(Part, "google/ddpm-cifar10-32", "unet", local=False) == "flat google/ddpm-cifar10-32"
+    assert asked == ["unet", None]

@@ -49,11 +49,18 @@ def load_denoiser(folder_or_id: str | Path) -> DiscreteTime:
     if not folder.is_dir() and looks_local:
         raise FileNotFoundError(f"{name}: expected a folder written by diffusers' save_pretrained, or a hub id owner/name")
     local = folder.is_dir()
-    inner = {part: part for part in ("unet", "scheduler") if not local or (folder / part).is_dir()}
-    options: dict[str, Any] = {"local_files_only": local}
-    unet = UNet2DModel.from_pretrained(
-        name, subfolder=inner.get("unet"), use_safetensors=True, low_cpu_mem_usage=False, **options
-    )
-    scheduler = DDPMScheduler.from_pretrained(name, subfolder=inner.get("scheduler"), **options)
+    unet = _from(UNet2DModel, name, "unet", local, use_safetensors=True, low_cpu_mem_usage=False)
+    scheduler = _from(DDPMScheduler, name, "scheduler", local)
     unet.requires_grad_(False).eval()
     return denoiser_from(unet, scheduler)
+
+
+def _from(cls: Any, name: str, part: str, local: bool, **options: Any) -> Any:
+    """A part of a pipeline: from its own sub-folder, or, where a repository keeps all in one place, from there."""
+    if local:
+        inner = part if (Path(name) / part).is_dir() else None
+        return cls.from_pretrained(name, subfolder=inner, local_files_only=True, **options)
+    try:
+        return cls.from_pretrained(name, subfolder=part, **options)
+    except OSError:
+        return cls.from_pretrained(name, **options)
