@@ -9,7 +9,7 @@ import robustrestore
 
 ROOT = Path(robustrestore.__file__).parent
 FLOORS = [
-    {"images", "modes", "metrics", "report", "registry", "files", "weights", "networks", "journal", "verdict"},
+    {"images", "modes", "metrics", "report", "registry", "files", "weights", "networks", "journal", "verdict", "identity"},
     {"component"},
     {"threat", "task", "stage", "diffusion", "degradation", "attack", "pipeline", "adapt", "data"},
     {"tasks", "attacks", "purifiers", "restorers", "degradations", "integrations", "assets"},

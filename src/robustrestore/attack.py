@@ -48,22 +48,35 @@ class Attack(Component, kind="attacks"):
             original = images.detach().clone()
             wide = original if original.dtype.itemsize > 4 else original.float()
             goal = changed(goal, target=goal.target.clone())  # it may have been made under inference_mode
-            found = self.run(lambda x: model(x.to(images.dtype)), wide, goal)
+            found = self.run(lambda x: one_tensor(model(x.to(images.dtype))), wide, goal)
             if found.shape != wide.shape:
                 raise ValueError(f"{type(self).__name__}: expected run to keep {list(wide.shape)}, got {list(found.shape)}")
             return self._inside(found.detach(), wide, images.dtype)
 
     def _inside(self, found: Tensor, original: Tensor, dtype: torch.dtype) -> Tensor:
         """Project, with room for the rounding of half precision so that this does not leave the ball either."""
+        if not bool(found.isfinite().all()):
+            raise ValueError(f"{type(self).__name__}: expected run to give finite images, got NaN or infinity")
         allowed = self.threat.project(found, original)
         if dtype.itemsize < 4 and self.threat.eps > 0:
             room = max(0.0, 1 - torch.finfo(dtype).eps / 2 / self.threat.eps)
             allowed = original + (allowed - original) * room
+            size = self.threat.size(allowed.to(dtype).to(original) - original)
+            outside = (size > self.threat.eps).view(-1, *[1] * (original.dim() - 1))
+            shorter = original + (allowed - original) * (0.9 * self.threat.eps / size.clamp(min=1e-12)).view_as(outside)
+            allowed = torch.where(outside, shorter, allowed)
         return allowed.to(dtype)
 
     @abstractmethod
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """Images that raise `objective.gain(model(...))`; start from `images` and keep the best one seen (`Best`)."""
+
+
+def one_tensor(outputs: object) -> Tensor:
+    """`outputs` if they are one tensor; TypeError that names Adapted otherwise."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    raise TypeError(f"outputs: expected one tensor, got {type(outputs).__name__}: wrap the model, Adapted(model, pick=...)")
 
 
 class Best:
@@ -94,13 +107,14 @@ def ascent(model: Model, images: Tensor, objective: Objective, samples: int = 1)
     """
     leaf = images.detach().requires_grad_()
     gains, total = [], torch.zeros_like(images)
+    scale = 2.0 ** (max(1, images[0].numel()).bit_length() - 1) if len(images) else 1.0  # a mean's underflows in float16
     for _ in range(samples):
         gain = objective.gain(model(leaf))
         if not gain.requires_grad:
             raise ValueError(_NO_GRADIENT)
-        (gradient,) = torch.autograd.grad(gain.sum(), leaf, allow_unused=True)
+        (gradient,) = torch.autograd.grad(gain.sum() * scale, leaf, allow_unused=True)
         if gradient is None:
             raise ValueError(_NO_GRADIENT)
         gains.append(gain.detach())
-        total += gradient
+        total += gradient / scale
     return torch.stack(gains).mean(0), torch.nan_to_num(total / samples, nan=0.0, posinf=0.0, neginf=0.0)

@@ -12,6 +12,7 @@ from torch import nn
 
 from . import registry
 from .files import sha256, write_atomically, write_text
+from .modes import seeded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KEYS = {"kind", "name", "settings"}
@@ -34,6 +35,7 @@ class Component:
         cls.name = name
         if name is not None and not cls.kind:
             raise TypeError(f"{cls.__name__}: expected a part of some kind: derive it from Purifier, Restorer, Attack, ...")
+        _keeps_the_contract(cls)
         if name is not None:
             registry.register(cls.kind, name, cls)
 
@@ -61,7 +63,8 @@ class Component:
         known = self.settings()
         if unknown := sorted(set(changes) - set(known)):
             raise TypeError(f"{type(self).__name__}: expected settings among {sorted(known)}, got {unknown}")
-        made = type(self)(**{**known, **changes})
+        with seeded(0):  # initial weights are drawn, and then replaced
+            made = type(self)(**{**known, **changes})
         if isinstance(self, nn.Module) and isinstance(made, nn.Module):
             _hand_over(self, made, known)
         return made
@@ -92,9 +95,9 @@ class Component:
     def from_pretrained(cls, folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> Self:
         """The part that `save_pretrained` wrote; `modules` hands back foreign modules by dotted path.
 
-        Makes registered classes only, reads safetensors only. Raises FileNotFoundError, ValueError (damaged, changed or
-        pickled files, another kind of part, weights that do not fit), KeyError (a foreign module is missing) or
-        LookupError (an unknown part).
+        Makes registered classes only, reads safetensors only. Comes in evaluation mode, foreign modules as they are. Raises
+        FileNotFoundError, ValueError (damaged, changed or pickled files, another kind of part, weights that do not fit),
+        KeyError (a foreign module is missing) or LookupError (an unknown part).
         """
         folder, given = Path(folder), dict(modules or {})
         tree = _read_config(folder)
@@ -104,17 +107,42 @@ class Component:
                 f"{folder}: expected the modules {wanted}, missing {missing}: pass from_pretrained(folder, "
                 f"{{{missing[0]!r}: your_module}})"
             )
-        made = _decode(tree, given)
+        with seeded(0):  # initial weights are drawn, and then replaced
+            made = _decode(tree, given)
         if not isinstance(made, cls):
             raise ValueError(f"{folder}: expected a saved {cls.__name__}, got {type(made).__name__}")
         if isinstance(made, nn.Module):
             _load_weights(made, folder, tree, [given[path] for path in wanted])
+            theirs = {id(part) for path in wanted for part in given[path].modules()}
+            for part in made.modules():
+                part.training = part.training and id(part) in theirs
         return made
 
 
+def _keeps_the_contract(cls: type) -> None:
+    """Abstract or final: raise where a class overrides what its base owns, or is named and leaves its work unwritten."""
+    for name in vars(cls):
+        owners = [base for base in cls.__mro__[1:] if getattr(vars(base).get(name), "__final__", False)]
+        if owners:
+            raise TypeError(f"{cls.__name__}.{name}: expected it to stay that of {owners[0].__name__}: write `run` instead")
+    inherited = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+    missing = sorted(name for name, value in inherited.items() if getattr(value, "__isabstractmethod__", False))
+    if cls.__dict__.get("name") is not None and missing:
+        raise TypeError(f"{cls.__name__}: expected a named part to be whole, missing: {', '.join(missing)}")
+
+
 def _hand_over(old: nn.Module, new: nn.Module, settings: Iterable[str]) -> None:
-    """Let `new` share the networks that `old` made for itself (those that are no settings), and its mode."""
+    """Let `new` share what `old` made for itself and is no setting: networks, parameters, buffers; and its mode."""
     new.training = old.training
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [(old._parameters, new._parameters), (old._buffers, new._buffers)]
+    for own, others in pairs:
+        for name in own.keys() & others.keys():
+            if own[name] is None or others[name] is None:
+                continue
+            if name in old._non_persistent_buffers_set:  # made from settings: only its place is kept
+                others[name] = others[name].to(own[name].device)
+            elif own[name].shape == others[name].shape:
+                others[name] = own[name]
     for name, child in old.named_children():
         if name in settings:
             continue

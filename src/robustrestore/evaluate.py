@@ -1,8 +1,8 @@
 """evaluate: what a defence is worth, against attackers who do not know it and attackers who do."""
 
-import hashlib
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attack import Attack, Model
+from .attack import Attack, Model, ascent, one_tensor
 from .files import digest
+from .identity import of_attributes, of_callable
 from .images import check_images, trusted
 from .journal import Journal
 from .metrics import Statistics
@@ -20,7 +21,7 @@ from .modes import evaluating, seeded
 from .pipeline import DefendedPipeline
 from .report import Report, Row
 from .stage import Stage
-from .task import Task
+from .task import Objective, Task
 from .verdict import compare, worst_case
 from .weights import fingerprint
 
@@ -54,17 +55,20 @@ def evaluate(
     differentiates, given the pipeline; add `"surrogate": lambda p: ...` for more. Every baseline stage is measured as a
     defence of its own beside the pipeline. Row "worst": per image the worst of all attacks and views.
 
-    With `folder`, finished batches are kept there and not redone by a later call with the same arguments. Results are a
-    function of `seed` and the batches; the model is handed back in the mode it came in.
+    With `folder`, finished batches are kept there and not redone by a later call with the same arguments. `seed` drives all
+    randomness that has no seed of its own: attacks and purifiers with `seed=None`, stages that draw from PyTorch's
+    generator. The model is handed back in the mode it came in.
     """
-    _check_arguments(pipeline, batches, task, attacks)
+    _check_arguments(pipeline, batches, task, attacks, views)
     run = _Evaluation(pipeline, task, attacks, views, baselines, seed)
-    journal = None if folder is None else Journal(Path(folder), run.about())
+    journal = None if folder is None else Journal(Path(folder), {**run.about(), "attributes": of_attributes(pipeline)})
     found: list[dict[str, Tensor]] = []
     for number, batch in enumerate(batches):
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             raise TypeError(f"batches: expected (images, target) pairs, got {type(batch).__name__}: hand over both")
         images, target = batch
+        if not isinstance(target, Tensor):
+            raise TypeError(f"batches: expected the target as a tensor, got {type(target).__name__}: use torch.as_tensor")
         check_images(images)
         inputs = digest(images, target)
         done = journal.read(number, inputs) if journal is not None else None
@@ -78,7 +82,7 @@ def evaluate(
     return run.report(found)
 
 
-def _check_arguments(pipeline: object, batches: object, task: object, attacks: object) -> None:
+def _check_arguments(pipeline: object, batches: object, task: object, attacks: object, views: object) -> None:
     """The usual slips, named."""
     if not isinstance(pipeline, DefendedPipeline):
         raise TypeError(
@@ -86,10 +90,27 @@ def _check_arguments(pipeline: object, batches: object, task: object, attacks: o
         )
     if not isinstance(task, Task):
         raise TypeError(f"task: expected a task such as rr.tasks.Segmentation(), got {task!r}")
+    if not isinstance(views, Mapping):
+        raise TypeError(f"views: expected a mapping of names to functions of the pipeline, got {type(views).__name__}")
     if not isinstance(attacks, Sequence) or not all(isinstance(attack, Attack) for attack in attacks):
         raise TypeError(f"attacks: expected a list of attacks, got {attacks!r}: write [rr.attacks.PGD(rr.Linf(8 / 255))]")
     if isinstance(batches, tuple) and any(isinstance(part, Tensor) for part in batches):
         raise TypeError("batches: expected batches of (images, target), got one pair of tensors: write [(images, target)]")
+
+
+@dataclass
+class _Batch:
+    """What one batch is and what has been found: outputs by row, images without gradient by row, what a picture shows."""
+
+    images: Tensor
+    target: Tensor
+    objective: Objective
+    rows: dict[Key, Tensor] = field(default_factory=dict)
+    blind: dict[Key, Tensor] = field(default_factory=dict)
+    shown: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shown["input"] = self.images
 
 
 class _Evaluation:
@@ -116,11 +137,11 @@ class _Evaluation:
         packages = ("robustrestore", "torch", "torchmetrics", "diffusers", "numpy")
         device = next((str(p.device) for p in self.pipeline.parameters()), "cpu")
         return {
-            "model": _print(type(self.pipeline.model), repr(self.pipeline.model)),
+            "model": f"{of_callable(type(self.pipeline.model))} {self.pipeline.model!r}",
             "task": repr(self.task),
             "seed": self.seed,
             "attacks": list(self.names),
-            "views": {name: _print(view) for name, view in self.views.items()},
+            "views": {name: of_callable(view) for name, view in self.views.items()},
             "defences": {name: [repr(stage) for stage in p.stages] for name, p in self.defences.items()},
             "weights": {name: fingerprint(p) for name, p in {UNDEFENDED: self.pipeline, **self.defences}.items()},
             "device": device,
@@ -130,48 +151,43 @@ class _Evaluation:
         }
 
     def batch(self, number: int, images: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Statistics of every row, and the pictures of the first images, as tensors by name."""
-        rows: dict[Key, Tensor] = {}
-        shown = {"input": images}
+        """Statistics of every row, attacks without gradient, and the pictures of the first images, as tensors by name."""
+        done = _Batch(images, target, self.task.untargeted(target))
         with evaluating(self.pipeline, *self.defences.values()), seeded(self.seed + 7919 * number):
-            self.task.check(_outputs(self.pipeline.predict, images), target)
-            rows[UNDEFENDED, NO_ATTACK, "-"] = shown["output, no attack"] = _outputs(self.pipeline.predict, images)
+            bare = _outputs(self.pipeline.predict, images)
+            self.task.check(bare, target)  # before any attack is paid for
+            done.rows[UNDEFENDED, NO_ATTACK, "-"] = done.shown["output, no attack"] = bare
             for name, defence in self.defences.items():
-                rows[name, NO_ATTACK, "-"] = _outputs(defence, images)
-            for attack_name, attack in self.names.items():
-                self._attacked(attack_name, attack, (images, target), rows, shown)
+                done.rows[name, NO_ATTACK, "-"] = _outputs(defence, images)
+            for name, attack in self.names.items():
+                self._attacked(name, attack, done)
         out = {}
-        for index, outputs in enumerate(rows.values()):
+        for index, (key, outputs) in enumerate(done.rows.items()):
             self.task.check(outputs, target)  # a defence that gives NaN must not score as class 0
             for metric in self.metrics:
                 out[f"{index:04d}/{metric.name}"] = metric.measure(outputs, target).double().cpu()
-        if number < SHOWN:
-            out |= self._pictures(shown, images)
-        return out
+            if key in done.blind:
+                out[f"{index:04d}/blind"] = done.blind[key].cpu()
+        return out | (self._pictures(done.shown, images) if number < SHOWN else {})
 
-    def _attacked(
-        self,
-        name: str,
-        attack: Attack,
-        batch: tuple[Tensor, Tensor],
-        rows: dict[Key, Tensor],
-        shown: dict[str, Tensor],
-    ) -> None:
-        images, target = batch
-        objective = self.task.untargeted(target)
+    def _attacked(self, name: str, attack: Attack, done: "_Batch") -> None:
+        """The rows of one attack: on the bare model, and on every defence as each view sees it."""
+        images, objective = done.images, done.objective
         bare = attack(self.pipeline.predict, images, objective)
-        rows[UNDEFENDED, name, "-"] = _outputs(self.pipeline.predict, bare)
-        shown["attacked (bare model)"], shown["its output"] = bare, rows[UNDEFENDED, name, "-"]
+        done.rows[UNDEFENDED, name, "-"] = _outputs(self.pipeline.predict, bare)
+        blind = done.blind[UNDEFENDED, name, "-"] = _blind(self.pipeline.predict, images, bare, objective)
+        done.shown["attacked (bare model)"], done.shown["its output"] = bare, done.rows[UNDEFENDED, name, "-"]
         for label, defence in self.defences.items():
             for view_name, view in self.views.items():
-                seen = view(defence)
+                seen, key = view(defence), (label, name, view_name)
                 owner = getattr(getattr(seen, "__self__", None), "model", None)
                 # `predict` of the same model is the bare attack again
                 known = getattr(seen, "__func__", None) is DefendedPipeline.predict and owner is self.pipeline.model
                 attacked = bare if known else attack(seen, images, objective)
-                outputs = rows[label, name, view_name] = _outputs(defence, attacked)
+                done.blind[key] = blind if known else _blind(seen, images, attacked, objective)
+                outputs = done.rows[key] = _outputs(defence, attacked)
                 if defence is self.pipeline:
-                    shown |= self._stages(attacked, outputs, view_name)
+                    done.shown |= self._stages(attacked, outputs, view_name)
 
     def _stages(self, attacked: Tensor, outputs: Tensor, view: str) -> dict[str, Tensor]:
         """What a picture shows of one view: the attack, each stage's images, the output."""
@@ -215,12 +231,24 @@ class _Evaluation:
         shown = [done for done in found[:SHOWN] if all(done[n].shape[1:] == found[0][n].shape[1:] for n in names)]
         pictures = {name.split(" ", 1)[1]: torch.cat([done[name] for done in shown])[:SHOWN].float() / 255 for name in names}
         about = {**self.about(), "images": sum(len(done[next(iter(done))]) for done in found)}
-        return Report([self._row(key, t) for key, t in tables.items()], self._verdicts(tables), about, pictures)
+        return Report(
+            [self._row(key, t) for key, t in tables.items()], self._verdicts(tables) + self._warnings(found), about, pictures
+        )
 
     def _row(self, key: Key, table: dict[str, Statistics]) -> Row:
         values = {m.name: m.value(table[m.name]) for m in self.metrics}
         intervals = {m.name: m.interval(table[m.name]) for m in self.metrics}
         return Row(*key, len(table[self.metrics[0].name]), values, intervals)
+
+    def _warnings(self, found: list[dict[str, Tensor]]) -> list[str]:
+        """One sentence for each row whose attacker had no gradient to follow: such a row looks safe and shows nothing."""
+        said = []
+        for index, (defence, attack, view) in enumerate(self.plan()):
+            marks = torch.cat([done.get(f"{index:04d}/blind", torch.zeros(0, dtype=torch.bool)) for done in found])
+            if count := int(marks.sum()):
+                seen = "bare model" if defence == UNDEFENDED else f"{defence}, {view}"
+                said.append(f"No evidence: {seen}, {attack}: no gradient for {count} of {len(marks)} images.")
+        return said
 
     def _verdicts(self, tables: dict[Key, dict[str, Statistics]]) -> list[str]:
         """The defence in its worst case against every baseline and none, and what it costs without attack."""
@@ -239,7 +267,21 @@ class _Evaluation:
 
 def _outputs(model: Model, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return model(images)
+        return one_tensor(model(images))
+
+
+def _blind(model: Model, images: Tensor, attacked: Tensor, objective: Objective) -> Tensor:
+    """Which images [N] give an attacker no gradient, neither as they are nor attacked: saturated logits, hidden rounding."""
+    found = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    with torch.enable_grad(), trusted():
+        for place in (attacked, images):
+            if bool(found.any()):
+                try:
+                    _, gradient = ascent(model, place, objective)
+                except ValueError:  # no graph at all: the attack that came this far needs none
+                    return torch.zeros_like(found)
+                found &= (gradient == 0).flatten(1).all(1)
+    return found
 
 
 def _labels(pipelines: Sequence[DefendedPipeline]) -> list[str]:
@@ -248,15 +290,6 @@ def _labels(pipelines: Sequence[DefendedPipeline]) -> list[str]:
 
 def _unique(names: list[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} #{names[:k].count(name) + 1}" for k, name in enumerate(names)]
-
-
-def _print(thing: Any, more: str = "") -> str:
-    """What a class or function is called and, for a function, a digest of its code: another one is told apart."""
-    code = getattr(thing, "__code__", None)
-    if code is not None:
-        constants = [c for c in code.co_consts if isinstance(c, bool | int | float | str | None)]
-        more = hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:12]
-    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(thing))} {more}".strip()
 
 
 def _version(package: str) -> str:

@@ -134,7 +134,12 @@ def tiled(run: Callable[[Tensor], Tensor], images: Tensor, tile: int, overlap: i
                     f"expected run to keep the size {[h, w]}, got {list(out.shape[-2:])}: a tile has to fit its place"
                 )
             blend = _ramp(h, overlap, out)[:, None] * _ramp(w, overlap, out)[None]
-            box = (left, width - left - w, top, height - top - h)
-            total = F.pad(out * blend, box) if total is None else total + F.pad(out * blend, box)
-            weight = weight + F.pad(blend[None, None], box).to(weight)
+            if total is None:
+                total = (out * blend).new_zeros(*out.shape[:2], height, width)
+            place = (..., slice(top, top + h), slice(left, left + w))
+            weight[place] += blend.to(weight)
+            if out.requires_grad:
+                total = total + F.pad(out * blend, (left, width - left - w, top, height - top - h))
+            else:  # without a graph the sum is made in place: the cost grows with the image, not with its square
+                total[place] += out * blend
     return images if total is None else total / weight.to(total)

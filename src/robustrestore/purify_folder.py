@@ -1,6 +1,7 @@
 """A folder of image files through stages, resumable."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,9 +42,13 @@ def purify_folder(
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve():
         raise ValueError(f"{target}: expected another folder than the source, so that no original is written over")
+    if source.resolve().is_relative_to(target.resolve()):
+        raise ValueError(f"{target}: expected a folder that does not hold the source {source}: choose another one")
     files = [f for f in find_images(source) if not f.resolve().is_relative_to(target.resolve())]
-    _same_settings(target / SETTINGS, [f"{stage!r} {fingerprint(stage)[:12]}" for stage in stages])
     places = _places(files, source, target)
+    if not (target / SETTINGS).is_file() and (strange := [p for p in places.values() if p.exists()]):
+        raise ValueError(f"{target}: expected no images of others there, got {strange[0]}: choose another folder")
+    _same_settings(target / SETTINGS, [f"{stage!r} {fingerprint(stage)[:12]}" for stage in stages])
     outcome = Outcome()
     for done, (file, place) in enumerate(places.items(), 1):
         if place.exists():
@@ -60,11 +65,14 @@ def purify_folder(
 
 def _places(files: Sequence[Path], source: Path, target: Path) -> dict[Path, Path]:
     """Where each file goes; two files of one stem keep their suffix in the name."""
-    stems = [file.with_suffix("") for file in files]
-    return {
-        file: target / file.relative_to(source).with_name(f"{file.stem if stems.count(stem) == 1 else file.name}.png")
-        for file, stem in zip(files, stems, strict=True)
+    stems = Counter(file.with_suffix("") for file in files)
+    places = {
+        file: target / file.relative_to(source).with_name(f"{file.stem if stems[file.with_suffix('')] == 1 else file.name}.png")
+        for file in files
     }
+    if twice := [place for place, count in Counter(places.values()).items() if count > 1]:
+        raise ValueError(f"{source}: expected one result a file, got two for {twice[0].name}: rename one of its sources")
+    return places
 
 
 def _purify(file: Path, place: Path, stages: Sequence[Stage], device: str) -> None:

@@ -46,6 +46,12 @@ def _target(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
+def _one(first: str, second: str) -> bool:
+    """Whether two `module:Class` mean one class, perhaps re-exported by its package."""
+    (module, name), (other, called) = first.split(":"), second.split(":")
+    return name == called and (module == other or f"{other}.".startswith(f"{module}."))
+
+
 def register(kind: str, name: str, cls: type) -> None:
     """Give `cls` a name; a name that another class holds raises. The same class defined again (a notebook) replaces."""
     taken = _classes.get((kind, name))
@@ -53,7 +59,7 @@ def register(kind: str, name: str, cls: type) -> None:
     if holder is None and not cls.__module__.startswith("robustrestore."):  # ours load often: no look at the disk
         announced = _announced().get((kind, name))
         holder = announced[0].value if announced else None
-    if holder is not None and holder != _target(cls):
+    if holder is not None and not _one(holder, _target(cls)):
         raise ValueError(f"{kind} {name!r}: expected a free name, it belongs to {holder}: choose another name")
     _classes[kind, name] = cls
 

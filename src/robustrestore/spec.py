@@ -55,7 +55,9 @@ def _make(node: ast.expr, kind: str) -> Any:
         return _variant(_class(node.value.id, kind), node.attr)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         cls = _class(node.func.id, kind)
-        given = {k.arg: _make(k.value, kind) for k in node.keywords if k.arg}
+        if any(k.arg is None for k in node.keywords):
+            raise ValueError(f"{ast.unparse(node)!r}: expected settings by name, got **")
+        given = {str(k.arg): _make(k.value, kind) for k in node.keywords}
         if not node.args and given and hasattr(cls, "default"):
             return _default(cls).replace(**given)
         return cls(*[_make(item, kind) for item in node.args], **given)
@@ -105,6 +107,8 @@ def data(text: str, split: str = "val", size: Sequence[int] | None = None) -> tu
     if name == "pairs" and place.count(",") == 1:
         degraded, clean = place.split(",")
         return PairFolder(Path(degraded), Path(clean), shape), "restoration"
+    if name == "photographs" and not place and shape is not None:
+        raise ValueError("photographs: expected no size, they have one: leave --size out")
     if name == "photographs" and not place:
         return Photographs(), "restoration"
     raise ValueError(f"{text!r}: expected camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")

@@ -1,12 +1,28 @@
 """Stage: one step of a defence, images to images. Purifier, Restorer: what it is meant to take out."""
 
 from abc import abstractmethod
-from typing import final
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar, final
 
+import torch
 from torch import Tensor, nn
 
 from .component import Component
 from .images import check_shape, clamp, pad_to_multiple, straight_through
+
+S = TypeVar("S")
+
+
+def full_precision(run: Callable[[S, Tensor], Tensor]) -> Callable[[S, Tensor], Tensor]:
+    """A `run` that autocast leaves alone: for filters whose arithmetic low precision would spoil."""
+
+    @wraps(run)
+    def wrapped(self: S, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            return run(self, images)
+
+    return wrapped
 
 
 class Stage(Component, nn.Module):

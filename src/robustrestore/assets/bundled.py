@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..adapt import Adapted
 from ..diffusion import SigmaUNet
+from ..modes import seeded
 from ..weights import load_weights
 
 FOLDER = Path(__file__).parent
@@ -16,7 +17,8 @@ STREET_MEAN, STREET_STD = (0.41, 0.425, 0.43), (0.30, 0.31, 0.30)
 
 def prior() -> SigmaUNet:
     """The bundled denoiser (assets/prior.md), frozen, in evaluation mode: RGB, sigma 0 to 0.5, any size."""
-    denoiser = SigmaUNet()
+    with seeded(0):  # initial weights are drawn, and then replaced
+        denoiser = SigmaUNet()
     load_weights(denoiser.body, FOLDER / "prior.safetensors")
     return denoiser.requires_grad_(False).eval()
 
@@ -30,7 +32,8 @@ def street_segmenter() -> Adapted:
         import segmentation_models_pytorch as smp
     except ImportError as error:
         raise ImportError("street_segmenter needs segmentation-models-pytorch: pip install 'robustrestore[models]'") from error
-    network = smp.Unet("tu-regnetx_002", encoder_weights=None, classes=11, decoder_channels=(128, 96, 64, 32, 16))
+    with seeded(0):  # initial weights are drawn, and then replaced
+        network = smp.Unet("tu-regnetx_002", encoder_weights=None, classes=11, decoder_channels=(128, 96, 64, 32, 16))
     load_weights(network, FOLDER / "street.safetensors")
     return Adapted(network.requires_grad_(False).eval(), STREET_MEAN, STREET_STD, multiple=32).eval()
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..stage import Purifier
+from ..stage import Purifier, full_precision
 
 
 class Blur(Purifier, name="blur"):
@@ -18,6 +18,7 @@ class Blur(Purifier, name="blur"):
             raise ValueError(f"sigma: expected a width > 0 in pixels, got {sigma}")
         self.sigma = float(sigma)
 
+    @full_precision
     def run(self, images: Tensor) -> Tensor:
         """Rows, then columns."""
         radius = max(1, math.ceil(3 * self.sigma))

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..images import straight_through
-from ..stage import Purifier
+from ..stage import Purifier, full_precision
 
 # Quantisation tables of ITU-T T.81 (1992), annex K, for quality 50.
 _LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
@@ -59,6 +59,7 @@ class Jpeg(Purifier, name="jpeg"):
             raise ValueError(f"quality: expected 1..100, got {quality}")
         self.quality = quality
 
+    @full_precision
     def run(self, images: Tensor) -> Tensor:
         """Code and decode."""
         if images.shape[1] not in (1, 3):

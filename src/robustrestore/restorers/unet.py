@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..assets import FOLDER
+from ..modes import seeded
 from ..networks import UNetBody
 from ..stage import Restorer
 from ..weights import load_weights
@@ -21,7 +22,8 @@ class UNet(Restorer, name="unet"):
     @classmethod
     def derain(cls) -> "UNet":
         """With the bundled weights that take rain streaks out (assets/derain.md), frozen, in evaluation mode."""
-        restorer = cls()
+        with seeded(0):  # initial weights are drawn, and then replaced
+            restorer = cls()
         load_weights(restorer.body, FOLDER / "derain.safetensors")
         return restorer.requires_grad_(False).eval()
 

@@ -1,0 +1,58 @@
+"""What something is, as text that differs where it would act otherwise: functions, and modules beyond their weights."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from torch import nn
+
+from .weights import fingerprint
+
+_PLAIN = bool | int | float | str | None
+
+
+def of_callable(thing: Callable[..., Any]) -> str:
+    """Its name and, for a function, a digest of its code, defaults and what it closes over."""
+    if isinstance(thing, functools.partial):
+        given = [_of_value(v) for v in (*thing.args, *thing.keywords.values())]
+        return f"partial {of_callable(thing.func)} {given} {list(thing.keywords)}"
+    code = getattr(thing, "__code__", None)
+    more = _digest(_of_code(code) + "".join(_surroundings(thing))) if code is not None else ""
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(thing))} {more}".strip()
+
+
+def of_attributes(module: nn.Module) -> str:
+    """A digest of the plain attributes (numbers, texts, switches) of a module and all its parts."""
+    found = []
+    for path, part in module.named_modules():
+        plain = {k: v for k, v in vars(part).items() if isinstance(v, _PLAIN) and not k.startswith("_") and k != "training"}
+        found.append((path, type(part).__qualname__, sorted(plain.items())))
+    return _digest(repr(found))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _of_code(code: CodeType) -> str:
+    constants = [c for c in code.co_consts if isinstance(c, _PLAIN)]
+    inner = "".join(_of_code(c) for c in code.co_consts if isinstance(c, CodeType))
+    return repr((code.co_code, code.co_names, constants)) + inner
+
+
+def _surroundings(function: Any) -> list[str]:
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    values = [
+        *cells,
+        *(getattr(function, "__defaults__", None) or ()),
+        *(getattr(function, "__kwdefaults__", None) or {}).values(),
+    ]
+    return [_of_value(value) for value in values]
+
+
+def _of_value(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return f"{value!r} {fingerprint(value)} {of_attributes(value)}"
+    return of_callable(value) if hasattr(value, "__code__") else repr(value)
