@@ -11,9 +11,22 @@ ROOT = Path(robustrestore.__file__).parent
 FLOORS = [
     {"images", "modes", "metrics", "report", "registry", "files", "weights", "networks", "journal", "verdict", "identity"},
     {"component"},
-    {"threat", "task", "stage", "diffusion", "degradation", "attack", "pipeline", "adapt", "data"},
-    {"tasks", "attacks", "purifiers", "restorers", "degradations", "integrations", "assets"},
-    {"evaluate", "checks", "spec", "purify_folder", "demo", "cli"},
+    {
+        "threat",
+        "task",
+        "stage",
+        "diffusion",
+        "degradation",
+        "loss",
+        "search",
+        "attack",
+        "black_box",
+        "pipeline",
+        "adapt",
+        "data",
+    },
+    {"tasks", "losses", "attacks", "purifiers", "restorers", "degradations", "integrations", "assets"},
+    {"evaluate", "checks", "spec", "purify_folder", "adversarial_set", "diagnosis", "demo", "cli"},
 ]
 
 

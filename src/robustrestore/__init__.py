@@ -8,6 +8,7 @@ from . import degradations as degradations
 from . import diffusion as diffusion
 from . import images as images
 from . import integrations as integrations
+from . import losses as losses
 from . import metrics as metrics
 from . import purifiers as purifiers
 from . import restorers as restorers
@@ -20,6 +21,7 @@ from .diffusion import Denoiser as Denoiser
 from .diffusion import Sampler as Sampler
 from .evaluate import VIEWS as VIEWS
 from .evaluate import evaluate as evaluate
+from .loss import Loss as Loss
 from .modes import evaluating as evaluating
 from .modes import seeded as seeded
 from .pipeline import DefendedPipeline as DefendedPipeline

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attack import Attack, Model, ascent, one_tensor
+from .attack import Attack, Model, one_tensor
 from .files import digest
 from .identity import of_attributes, of_callable
 from .images import check_images, trusted
@@ -20,6 +20,7 @@ from .metrics import Statistics
 from .modes import evaluating, seeded
 from .pipeline import DefendedPipeline
 from .report import Report, Row
+from .search import ascent
 from .stage import Stage
 from .task import Objective, Task
 from .verdict import compare, worst_case

@@ -5,7 +5,7 @@ import torch
 from toys import Gain, Linear2, Moody, PixelSegmenter, photos
 
 import robustrestore as rr
-from robustrestore.attack import ascent
+from robustrestore.search import ascent
 
 EPS = 8 / 255
 

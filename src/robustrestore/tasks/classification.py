@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics
-from ..task import Objective, Task
+from ..task import Classes, Objective, Task
 from ._labels import as_labels, check_finite, check_labels, check_logits, cross_entropy
 
 
@@ -31,12 +31,17 @@ class Classification(Task, name="classification"):
         return (metrics.accuracy(),)
 
     def untargeted(self, target: Tensor) -> Objective:
-        """Raise the cross-entropy of the true label; reached when another class wins."""
-        return Objective(self.loss, lambda outputs, labels: ~self.correct(outputs, labels), as_labels(target, "target"))
+        """Raise the cross-entropy of the true label; reached when another class wins, which is all the harm."""
+
+        def wrong(outputs: Tensor, labels: Tensor) -> Tensor:
+            return ~self.correct(outputs, labels)
+
+        return Objective(self.loss, wrong, as_labels(target, "target"), harmed=wrong, classes=Classes())
 
     def targeted(self, wanted: Tensor) -> Objective:
-        """Lower the cross-entropy of the wanted label; reached when it wins."""
-        return Objective(lambda o, labels: -self.loss(o, labels), self.correct, as_labels(wanted, "wanted"))
+        """Lower the cross-entropy of the wanted label; reached when it wins, which is all the harm."""
+        goal = as_labels(wanted, "wanted")
+        return Objective(lambda o, t: -self.loss(o, t), self.correct, goal, harmed=self.correct, classes=Classes(towards=True))
 
     def render(self, outputs: Tensor, images: Tensor) -> Tensor:
         """The image with a bar below it whose length is the winning class's probability."""

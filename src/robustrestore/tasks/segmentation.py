@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics
-from ..task import Objective, Task
+from ..task import Classes, Objective, Task
 from ._labels import as_labels, check_finite, check_labels, check_logits, cross_entropy
 
 
@@ -37,22 +37,37 @@ class Segmentation(Task, name="segmentation"):
         check_logits(outputs, target, dims=4)
         return self._mean(cross_entropy(outputs, target, self.ignore), target)
 
+    def right(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The share of labelled pixels that are right [N]; 0 for an image without labels."""
+        return self._mean((outputs.argmax(1) == target).float(), target)
+
     def correct(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Whether at least `floor` of the labelled pixels are right; an image without labels is."""
-        right = (outputs.argmax(1) == target).float()
-        return (self._mean(right, target) >= self.floor) | (target == self.ignore).flatten(1).all(1)
+        return (self.right(outputs, target) >= self.floor) | (target == self.ignore).flatten(1).all(1)
 
     def metrics(self) -> tuple[metrics.Metric, ...]:
         """Mean IoU and pixel accuracy."""
         return metrics.mean_iou(self.ignore), metrics.pixel_accuracy(self.ignore)
 
     def untargeted(self, target: Tensor) -> Objective:
-        """Raise the cross-entropy of the true map; reached when less than `floor` of it is right."""
-        return Objective(self.loss, lambda outputs, labels: ~self.correct(outputs, labels), as_labels(target, "target"))
+        """Raise the cross-entropy of the true map; reached when less than `floor` of it is right. Harm: the share wrong."""
+        return Objective(
+            self.loss,
+            lambda outputs, labels: ~self.correct(outputs, labels),
+            as_labels(target, "target"),
+            harmed=lambda outputs, labels: 1 - self.right(outputs, labels),
+            classes=Classes(self.ignore),
+        )
 
     def targeted(self, wanted: Tensor) -> Objective:
-        """Lower the cross-entropy of the wanted map; reached when at least `floor` of it is shown."""
-        return Objective(lambda o, labels: -self.loss(o, labels), self.correct, as_labels(wanted, "wanted"))
+        """Lower the cross-entropy of the wanted map; reached when at least `floor` of it is shown. Harm: that share."""
+        return Objective(
+            lambda outputs, labels: -self.loss(outputs, labels),
+            self.correct,
+            as_labels(wanted, "wanted"),
+            harmed=self.right,
+            classes=Classes(self.ignore, towards=True),
+        )
 
     def render(self, outputs: Tensor, images: Tensor) -> Tensor:
         """The predicted classes as colours."""

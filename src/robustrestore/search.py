@@ -1,0 +1,161 @@
+"""Search: the state of one attack on a batch. What is climbed, which images are still attacked, the best one seen."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .images import per_image
+from .loss import Loss
+from .task import Objective
+
+Model = Callable[[Tensor], Tensor]
+_NO_GRADIENT = (
+    "model: expected outputs that depend on the images differentiably, got none: attack pipeline.straight_through(), "
+    "or use an attack that needs no gradient"
+)
+
+
+class Search:
+    """One run of an attack: it asks here for gains and gradients, and per image the best one that it showed is kept.
+
+    Best by the objective's gain; where the objective is `judged`, by its harm first. A judged objective also lets `drop`
+    leave out images with nothing left to lose. Without it there is no synchronisation with the device but one, in
+    `result`. Under autocast, candidates are taken in low precision and confirmed in full precision.
+    """
+
+    def __init__(self, model: Model, images: Tensor, objective: Objective, loss: Loss | None = None, samples: int = 1) -> None:
+        self.model, self.samples = model, samples
+        self.original, self.judge = images, objective
+        self.goal = objective if loss is None else loss(model, images, objective)
+        count, device = len(images), images.device
+        self._found, self._best, self._place = images.clone(), images, torch.arange(count, device=device)
+        self._gain = torch.full((count,), -torch.inf, device=device, dtype=images.dtype)
+        self._harm = torch.full((count,), -1.0, device=device)
+        self._broken = torch.zeros((), dtype=torch.bool, device=device)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._low = torch.is_autocast_enabled(device.type)
+
+    def __len__(self) -> int:
+        """How many images are still attacked."""
+        return len(self.original)
+
+    @property
+    def harm(self) -> Tensor:
+        """The harm of the best image so far, for those still attacked [n]; -1 before anything was shown."""
+        return self._harm
+
+    def look(self, images: Tensor, goal: Objective | None = None) -> Tensor:
+        """The gain [n] of `images`, without a graph: `goal`'s if one is given, the climbed one's otherwise."""
+        climbed = self.goal if goal is None else goal
+        gains = []
+        with torch.no_grad():
+            for _ in range(self.samples):
+                outputs = self.model(images)
+                gains.append(self._note(outputs, climbed.gain(outputs), climbed))
+        self._keep(images)
+        return torch.stack(gains).mean(0)
+
+    def gradient(
+        self,
+        images: Tensor,
+        goal: Objective | None = None,
+        adjust: Callable[[Tensor, Tensor], Tensor] = lambda gain, images: gain,
+    ) -> tuple[Tensor, Tensor]:
+        """The gain [n] and its gradient in `images`, averaged over `samples` calls (EOT, Athalye et al., 2018).
+
+        `adjust(gain, images)` may change the gain that is differentiated. Entries that are not finite count as 0.
+        Raises ValueError where the model gives no gradient.
+        """
+        climbed = self.goal if goal is None else goal
+        leaf = images.detach().requires_grad_()
+        gains, total = [], None
+        scale = 2.0 ** (max(1, images[0].numel()).bit_length() - 1) if len(images) else 1.0  # a mean's underflows in float16
+        for _ in range(self.samples):
+            outputs = self.model(leaf)
+            gain = climbed.gain(outputs)
+            gradient = _differentiate(adjust(gain, leaf).sum() * scale, leaf)
+            gains.append(self._note(outputs.detach(), gain.detach(), climbed))
+            total = gradient if total is None else total + gradient
+        self._keep(images)
+        assert total is not None
+        return torch.stack(gains).mean(0), torch.nan_to_num(total / (scale * self.samples), nan=0.0, posinf=0.0, neginf=0.0)
+
+    def drop(self) -> Tensor | None:
+        """Which of the images to go on with, as an index; None for all of them. Costs one synchronisation if judged."""
+        if not self.judge.by_harm or len(self) == 0:
+            return None
+        done = self._harm >= 1
+        if int(done.sum()) * 8 < len(self):  # a few are not worth a copy of all
+            return None
+        if self._low:
+            self._confirm(done.nonzero()[:, 0])
+            done = self._harm >= 1
+        kept = (~done).nonzero()[:, 0]
+        self._store()
+        self.original, self.judge, self.goal = self.original[kept], self.judge.at(kept), self.goal.at(kept)
+        self._best, self._place, self._gain, self._harm = (
+            one[kept] for one in (self._best, self._place, self._gain, self._harm)
+        )
+        return kept
+
+    def result(self) -> Tensor:
+        """Per image the best one shown, the original if none was. ValueError where the model gave NaN."""
+        if self._low:
+            self._confirm(torch.arange(len(self), device=self.original.device))
+        self._store()
+        if bool(self._broken):
+            raise ValueError("outputs: expected finite values, got NaN or infinity: look at the model and its precision")
+        return self._found
+
+    def _store(self) -> None:
+        self._found[self._place] = self._best
+
+    def _note(self, outputs: Tensor, gain: Tensor, climbed: Objective) -> Tensor:
+        """Remember what one call says of the images now shown, until `_keep`."""
+        with torch.no_grad():
+            own = gain if climbed is self.judge else self.judge.gain(outputs)
+            harm = self.judge.harm(outputs) if self.judge.by_harm else torch.zeros_like(self._harm)
+        self._broken = self._broken | ~own.isfinite().all()
+        self._seen.append((own, harm))
+        return gain
+
+    def _keep(self, images: Tensor) -> None:
+        """Keep each of `images` that is better than the best so far; NaN is not."""
+        gain, harm = (torch.stack(values).mean(0) for values in zip(*self._seen, strict=True))
+        self._seen = []
+        better = (harm > self._harm) | ((harm == self._harm) & (gain > self._gain))
+        self._best = torch.where(per_image(better, images), images.detach(), self._best)
+        self._gain, self._harm = torch.where(better, gain.to(self._gain), self._gain), torch.where(better, harm, self._harm)
+
+    def _confirm(self, index: Tensor) -> None:
+        """Score the best of some images again in full precision; where that is no better than the original, it goes."""
+        if len(index) == 0:
+            return
+        judge, scores = self.judge.at(index), []
+        with torch.no_grad(), torch.autocast(self.original.device.type, enabled=False):
+            for images in (self.original[index], self._best[index]):
+                outputs = self.model(images)
+                scores.append((judge.gain(outputs), judge.harm(outputs) if judge.by_harm else torch.zeros_like(index).float()))
+        (gain, harm), (better_gain, better_harm) = scores
+        kept = (better_harm > harm) | ((better_harm == harm) & (better_gain > gain))
+        self._best = self._best.index_copy(
+            0, index, torch.where(per_image(kept, self.original), self._best[index], self.original[index])
+        )
+        self._gain = self._gain.index_copy(0, index, torch.where(kept, better_gain, gain).to(self._gain))
+        self._harm = self._harm.index_copy(0, index, torch.where(kept, better_harm, harm))
+
+
+def ascent(model: Model, images: Tensor, objective: Objective, samples: int = 1) -> tuple[Tensor, Tensor]:
+    """The gain [n] and its gradient in the images, averaged over `samples` calls; ValueError without a gradient."""
+    return Search(model, images, objective, samples=samples).gradient(images)
+
+
+def _differentiate(value: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of `value` in `leaf`, and in nothing else: no weight's gradient is computed or stored."""
+    if not value.requires_grad:
+        raise ValueError(_NO_GRADIENT)
+    (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    if gradient is None:
+        raise ValueError(_NO_GRADIENT)
+    return gradient
