@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace as changed
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,13 +13,8 @@ from .component import Component
 from .metrics import Metric
 
 
-class Measure(Protocol):
-    """A function of (outputs, target) and perhaps more tensors with one row an image; one value per image [N]."""
-
-    def __call__(self, outputs: Tensor, target: Tensor, /, *context: Tensor) -> Tensor:
-        """Values [N]."""
-        ...
-
+Measure = Callable[..., Tensor]
+"""A function of (outputs, target) and perhaps more tensors with one row an image; one value per image [N]."""
 
 Answer = Literal["label", "map", "image"]
 """What a model says of one image: a class, a class for every pixel, or an image."""
@@ -53,7 +48,7 @@ class Objective:
     hit: Callable[[Tensor, Tensor], Tensor]
     target: Tensor
     sign: float = 1.0
-    harmed: Measure | None = None
+    harmed: Callable[[Tensor, Tensor], Tensor] | None = None
     classes: Classes | None = None
     context: tuple[Tensor, ...] = ()
     by_harm: bool = False
