@@ -26,7 +26,7 @@ FLOORS = [
         "data",
     },
     {"tasks", "losses", "attacks", "purifiers", "restorers", "degradations", "integrations", "assets"},
-    {"evaluate", "checks", "spec", "purify_folder", "adversarial_set", "diagnosis", "demo", "cli"},
+    {"evaluate", "checks", "spec", "purify_folder", "adversarial_set", "score", "terminal", "diagnosis", "measurement", "summary", "demo", "cli"},
 ]
 
 

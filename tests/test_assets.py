@@ -1,6 +1,7 @@
 """What the package carries loads, is small, and is as good as its card says."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -75,3 +76,12 @@ def test_without_the_extra_the_segmenter_says_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(__import__("sys").modules, "segmentation_models_pytorch", None)
     with pytest.raises(ImportError, match=r"robustrestore\[models\]"):
         rr.assets.street_segmenter()
+
+
+@pytest.mark.parametrize("make", [rr.assets.prior, rr.restorers.UNet.derain, rr.assets.street_segmenter])
+def test_loading_leaves_the_global_generator_alone(make: Callable[[], object]) -> None:
+    if make is rr.assets.street_segmenter:
+        pytest.importorskip("segmentation_models_pytorch")
+    state = torch.random.get_rng_state()
+    make()
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -68,6 +68,8 @@ def test_evaluate_writes_a_report_and_resumes(camvid: Path, tmp_path: Path) -> N
         (("evaluate", "--data", "photographs", "--attack", "pdg(linf(0.1))"), "no part is called 'pdg'; known: ama, fgsm, pgd"),
         (("evaluate", "--data", "photographs", "--attack", "pgd(linf(0.1), stepz=2)"), "stepz"),
         (("evaluate", "--data", "photographs", "--attack", "__import__('os')"), "no part is called"),
+        (("evaluate", "--data", "photographs", "--attack", "pgd(**{1: 2})"), "expected settings by name, got **"),
+        (("evaluate", "--data", "photographs", "--size", "8", "8"), "leave --size out"),
         (("evaluate", "--data", "photographs", "--model", "nothing"), "package.module:callable"),
         (("evaluate", "--data", "photographs", "--model", "no.such:thing"), "importable"),
         (("evaluate", "--data", "photographs", "--device", "gpu"), "expected auto, cpu"),

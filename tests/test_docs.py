@@ -51,7 +51,7 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
     if page.name == "CONTRIBUTING.md":  # its example stands in a file of the package
-        namespace = {"__name__": "robustrestore.attacks.mi_fgsm", "__package__": "robustrestore.attacks"}
+        namespace = {"__name__": "robustrestore.attacks.ni_fgsm", "__package__": "robustrestore.attacks"}
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.language == "toml":
             tomllib.loads(block.code)

@@ -271,6 +271,19 @@ def test_gradients_flow_through_tiles() -> None:
     torch.testing.assert_close(gradient, 2 * leaf.detach())
 
 
+def test_tiles_are_summed_to_the_same_image_with_and_without_a_graph() -> None:
+    images, calls = noise(1, 2, 21, 30), []
+
+    def every_other(piece: Tensor) -> Tensor:
+        calls.append(piece)
+        return piece.square() if len(calls) % 2 else piece.detach().square()
+
+    plain = tiled(torch.square, images, 12, 5)
+    leaf = images.clone().requires_grad_()
+    assert torch.equal(tiled(torch.square, leaf, 12, 5).detach(), plain)
+    assert torch.equal(tiled(every_other, leaf, 12, 5).detach(), plain)
+
+
 def test_a_tile_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected run to keep the size \[16, 16\], got \[32, 32\]"):
         tiled(lambda piece: piece.repeat_interleave(2, 2).repeat_interleave(2, 3), noise(1, 1, 30, 30), 16, 4)

@@ -19,6 +19,13 @@ class _Pull(nn.Module):
         return noisy + share * (noisy.mean(dim=(2, 3), keepdim=True) - noisy)
 
 
+class Mean(nn.Module):
+    """The mean over pixels: a segmenter's answer as a label."""
+
+    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.mean(dim=(2, 3))
+
+
 class _Still(nn.Module):
     """A stand-in network with timesteps that predicts the image it is handed."""
 
@@ -32,15 +39,61 @@ def _pull() -> diffusion.Denoiser:
 
 CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
     "attacks": {
+        "alma_prox": lambda: rr.attacks.ALMAProx(rr.Linf(4 / 255), steps=4, share=0.9),
         "ama": lambda: rr.attacks.AMA(rr.Linf(4 / 255), steps=3),
+        "bim": lambda: rr.attacks.BIM(rr.Linf(4 / 255), steps=3),
+        "constant_shift": lambda: rr.attacks.ConstantShift(rr.L2(0.2)),
+        "cos_pgd": lambda: rr.attacks.CosPGD(rr.L2(0.2), steps=3, samples=2),
+        "cw": lambda: rr.attacks.CW(rr.L2(0.5), steps=20, search_steps=3, lr=0.05, c=0.1),
+        "cw_restoration": lambda: rr.attacks.CWRestoration(rr.L2(2.0), psnr=30, searches=2, steps=4),
+        "deep_fool": lambda: rr.attacks.DeepFool(rr.L2(0.5), steps=5),
+        "degraded_only": lambda: rr.attacks.DegradedOnly(rr.attacks.PGD(rr.Linf(4 / 255), steps=3), threshold=0.05),
         "fgsm": lambda: rr.attacks.FGSM(rr.Linf(4 / 255)),
+        "gaussian_noise": lambda: rr.attacks.GaussianNoise(rr.Linf(4 / 255), draws=2),
+        "intact_only": lambda: rr.attacks.IntactOnly(rr.attacks.PGD(rr.Linf(4 / 255), steps=3), threshold=0.05),
+        "jitter": lambda: rr.attacks.Jitter(rr.Linf(4 / 255), steps=3),
+        "mi_fgsm": lambda: rr.attacks.MIFGSM(rr.L2(0.2), steps=3),
+        "naa": lambda: rr.attacks.NAA(rr.Linf(4 / 255), steps=3, step=0.01),
+        "nes": lambda: rr.attacks.NES(rr.Linf(4 / 255), queries=20, pairs=4),
         "pgd": lambda: rr.attacks.PGD(rr.L2(0.2), steps=3, restarts=2, samples=2),
+        "sea": lambda: rr.attacks.SEA(rr.Linf(4 / 255), steps=4),
+        "seg_pgd": lambda: rr.attacks.SegPGD(rr.Linf(4 / 255), steps=3),
+        "simba": lambda: rr.attacks.SimBA(rr.Linf(4 / 255), queries=8),
+        "simba_dct": lambda: rr.attacks.SimBADCT(rr.L2(0.2), queries=8, frequencies=0.25),
+        "square": lambda: rr.attacks.Square(rr.L2(0.2), queries=8),
+        "tpgd": lambda: rr.attacks.TPGD(rr.Linf(4 / 255), steps=3),
+        "transfer": lambda: rr.attacks.Transfer(rr.attacks.SegPGD(rr.Linf(4 / 255), steps=2), PixelSegmenter()),
+        "uae_rs_cw": lambda: rr.attacks.UaeRsCW(steps=2),
+        "uae_rs_fgsm": rr.attacks.UaeRsFGSM,
+        "uae_rs_ifgsm": lambda: rr.attacks.UaeRsIFGSM(rr.Linf(4 / 255), steps=2, bits=None),
+        "uae_rs_jitter": lambda: rr.attacks.UaeRsJitter(steps=2),
+        "uae_rs_mixcut": lambda: rr.attacks.UaeRsMixcut(rr.Linf(8 / 255), Gain(), rr.attacks.Samples(photos(3)), steps=2),
+        "uae_rs_mixup": lambda: rr.attacks.UaeRsMixup(rr.NormalisedLinf(), Gain(), rr.attacks.Samples(photos(3)), steps=2),
+        "uae_rs_tpgd": lambda: rr.attacks.UaeRsTPGD(steps=2),
+        "uniform_noise": lambda: rr.attacks.UniformNoise(rr.L2(0.2), seed=3),
     },
     "degradations": {"rain": lambda: rr.degradations.Rain(blend="screen", seed=3)},
     "denoisers": {
         "discrete_time": lambda: diffusion.DiscreteTime(_Still(), prediction="sample"),
         "noise_conditioned": _pull,
         "sigma_unet": lambda: diffusion.SigmaUNet(width=8),
+    },
+    "losses": {
+        "balanced_cross_entropy": rr.losses.BalancedCrossEntropy,
+        "clean_output": rr.losses.CleanOutput,
+        "cosine_weighted": rr.losses.CosineWeighted,
+        "degraded_region": lambda: rr.losses.DegradedRegion(threshold=0.05),
+        "divergence": rr.losses.Divergence,
+        "dlr": rr.losses.DLR,
+        "intact_region": rr.losses.IntactRegion,
+        "jensen_shannon": rr.losses.JensenShannon,
+        "l1": rr.losses.L1,
+        "margin": lambda: rr.losses.Margin(confidence=0.5),
+        "masked_cross_entropy": rr.losses.MaskedCrossEntropy,
+        "perceptual": lambda: rr.losses.Perceptual(Gain(), penalty=25),
+        "seg_pgd_weighted": lambda: rr.losses.SegPGDWeighted(share=0.1),
+        "targeted_dlr": lambda: rr.losses.TargetedDLR(rank=2),
+        "undo": rr.losses.Undo,
     },
     "models": {"adapted": lambda: rr.Adapted(Gain(), mean=[0.5] * 3, std=[0.2] * 3, channels=[2, 1, 0])},
     "pipelines": {"defended": lambda: rr.DefendedPipeline(PixelSegmenter(), [rr.purifiers.Blur(), rr.restorers.UNet(width=4)])},
@@ -58,11 +111,18 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "restoration": lambda: rr.tasks.Restoration(floor=20),
         "segmentation": lambda: rr.tasks.Segmentation(ignore=7, floor=0.4),
     },
-    "threats": {"l2": lambda: rr.L2(0.5), "linf": lambda: rr.Linf(8 / 255)},
+    "threats": {
+        "l2": lambda: rr.L2(0.5),
+        "linf": lambda: rr.Linf(8 / 255),
+        "normalised_linf": lambda: rr.NormalisedLinf(0.2),
+    },
 }
 PARTS = [entry for entry in registry.entries() if entry.package == "robustrestore"]
 FOREIGN = {"adapted": ["model"], "defended": ["model"], "network": ["network"], "noise_conditioned": ["network"]}
 FOREIGN["discrete_time"] = ["network"]
+FOREIGN["transfer"] = ["source"]
+FOREIGN["perceptual"] = ["features"]
+FOREIGN["uae_rs_mixcut"] = FOREIGN["uae_rs_mixup"] = ["features", "samples"]
 
 
 def test_every_registered_part_has_a_case() -> None:
@@ -89,7 +149,15 @@ def test_denoisers(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES["attacks"]))
 def test_attacks(name: str) -> None:
     target = torch.randint(0, 2, (2, 16, 20), generator=torch.Generator().manual_seed(0))
-    checks.check_attack(CASES["attacks"][name](), PixelSegmenter(), photos(), rr.tasks.Segmentation().untargeted(target))
+    cases: dict[str, tuple[nn.Module, rr.Objective]] = {
+        "map": (PixelSegmenter(), rr.tasks.Segmentation().untargeted(target)),
+        "label": (nn.Sequential(PixelSegmenter(), Mean()), rr.tasks.Classification().untargeted(target[:, 0, 0])),
+        "image": (Gain(0.9), rr.tasks.Restoration().untargeted(photos())),
+    }
+    attack = CASES["attacks"][name]()
+    assert isinstance(attack, rr.Attack)
+    for answer in attack.answers:
+        checks.check_attack(attack, cases[answer][0], photos(), cases[answer][1])
 
 
 @pytest.mark.parametrize("name", sorted(CASES["threats"]))

@@ -57,7 +57,8 @@ def define(name: str) -> type[rr.Purifier]:
 
 def define_another(name: str) -> type[rr.Purifier]:
     class Other(rr.Purifier, name=name):
-        pass
+        def run(self, images: object) -> object:
+            return images
 
     return Other
 
@@ -101,7 +102,8 @@ def test_a_name_may_be_used_again_for_another_kind() -> None:
     define("reg_toy")
 
     class Toy(rr.Restorer, name="reg_toy"):
-        pass
+        def run(self, images: object) -> object:
+            return images
 
     assert rr.Restorer.named("reg_toy") is Toy
     assert rr.Purifier.named("reg_toy") is not Toy
@@ -138,6 +140,21 @@ def test_the_name_of_a_plug_in_is_taken(install: Install) -> None:
     install("reg_plug", GOOD, "purifiers", reg_smooth="reg_plug_code:Smooth")
     with pytest.raises(ValueError, match="it belongs to reg_plug_code:Smooth"):
         define("reg_smooth")
+
+
+def test_a_class_may_be_announced_where_its_package_shows_it(install: Install, tmp_path: Path) -> None:
+    install("reg_plug", None, "purifiers", reg_smooth="reg_plug_code:Smooth")
+    folder = tmp_path / "reg_plug" / "reg_plug_code"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from .inner_code import Smooth\n")
+    (folder / "inner_code.py").write_text("from robustrestore import Purifier\n" + GOOD)
+    assert rr.Purifier.named("reg_smooth").__module__ == "reg_plug_code.inner_code"
+
+
+def test_a_module_in_place_of_a_class_is_named(install: Install) -> None:
+    install("reg_plug", GOOD, "purifiers", reg_smooth="reg_plug_code")
+    with pytest.raises(LookupError, match=r"of package reg_plug: reg_plug_code failed to import: .*belongs to reg_plug_code:"):
+        rr.Purifier.named("reg_smooth")
 
 
 BROKEN = [

@@ -16,11 +16,13 @@ from . import tasks as tasks
 from .adapt import Adapted as Adapted
 from .attack import Attack as Attack
 from .component import Component as Component
+from .counting import Counted as Counted
 from .degradation import Degradation as Degradation
 from .diffusion import Denoiser as Denoiser
 from .diffusion import Sampler as Sampler
 from .evaluate import VIEWS as VIEWS
 from .evaluate import evaluate as evaluate
+from .loss import ClassLoss as ClassLoss
 from .loss import Loss as Loss
 from .modes import evaluating as evaluating
 from .modes import seeded as seeded
@@ -33,6 +35,7 @@ from .task import Objective as Objective
 from .task import Task as Task
 from .threat import L2 as L2
 from .threat import Linf as Linf
+from .threat import NormalisedLinf as NormalisedLinf
 from .threat import Threat as Threat
 
 __version__ = "0.1.0"

@@ -1,72 +1,18 @@
 """The `robustrestore` command: every verb is one call of the library."""
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
 from rich.table import Table
 
+from .terminal import chosen_device, clear_errors, console, errors, progress_bar, show, track
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-console, errors = Console(), Console(stderr=True)
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one")]
-
-
-@contextmanager
-def _said() -> Iterator[None]:
-    """Errors of use as one clear line and exit code 2."""
-    try:
-        yield
-    except (ValueError, TypeError, LookupError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        errors.print(f"error: {text}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=errors)
-
-
-def _track(items: Any, what: str) -> Iterator[Any]:
-    with _bar() as bar:
-        yield from bar.track(items, description=what)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: expected a CUDA device, found none: use --device cpu")
-    return str(torch.device(name)) if name == "cpu" or name.startswith("cuda") else _unknown(name)
-
-
-def _unknown(name: str) -> str:
-    raise ValueError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
-
-
-def _show(report: Any) -> None:
-    """One table an attack, so that it fits a terminal of 80 columns."""
-    head, body = report.table()
-    for attack in dict.fromkeys(cells[1] for cells in body):
-        title = {"none": "No attack", "all": "Worst of all attacks and views, per image"}.get(attack, attack)
-        table = Table(title=title, title_justify="left", title_style="bold")
-        for k, name in enumerate(head):
-            if k != 1:
-                table.add_column(name, justify="right" if k >= 3 else "left", overflow="fold")
-        for cells in body:
-            if cells[1] == attack:
-                table.add_row(cells[0], *cells[2:])
-        console.print(table)
-    for verdict in report.verdicts:
-        console.print(f"- {verdict}", markup=False, highlight=False)
 
 
 @app.command()
@@ -78,19 +24,19 @@ def demo(
     """Attack a model on real photographs, defend it, and show what the defence is worth."""
     from . import demo as story
 
-    with _said():
+    with clear_errors():
         name, _, place = (data or "").partition(":")
         if data is not None and (name != "camvid" or not place):
             raise ValueError(f"--data {data}: expected camvid:FOLDER")
-        where = _device(device)
+        where = chosen_device(device)
         console.print("Restoration: rain on four photographs, PGD-10 at 4/255 against the derain network.")
-        _show(story.restoration(out, where, _track))
+        show(story.restoration(out, where, track))
         console.print(f"Wrote {out / 'report.html'} and {out / 'overview.png'}", highlight=False)
         if data is None:
             console.print("No street scenes here: --data camvid:FOLDER tells the segmentation story too.")
             return
         console.print("Segmentation: rain on CamVid frames, PGD-10 at 4/255 against the bundled segmenter.")
-        _show(story.segmentation(Path(place), out / "segmentation", where, _track))
+        show(story.segmentation(Path(place), out / "segmentation", where, track))
         console.print(f"Wrote {out / 'segmentation' / 'report.html'}", highlight=False)
 
 
@@ -103,13 +49,13 @@ def purify(
 ) -> None:
     """Send a folder of images through a defence; goes on where a killed run stopped."""
     from .purify_folder import purify_folder
-    from .spec import part
+    from .spec import stage as stage_of
 
-    with _said():
-        where = _device(device)
+    with clear_errors():
+        where = chosen_device(device)
         texts = stage or ["diffusion(tile=256)"]
-        stages = [part(text, _kind(text)).to(where).eval() for text in texts]
-        with _bar() as bar:
+        stages = [stage_of(text).to(where).eval() for text in texts]
+        with progress_bar() as bar:
             task = bar.add_task("images", total=None)
             outcome = purify_folder(
                 source, target, stages, where, lambda done, total: bar.update(task, completed=done, total=total)
@@ -122,15 +68,6 @@ def purify(
     )
     if outcome.failed:
         raise typer.Exit(1)
-
-
-def _kind(text: str) -> str:
-    """Whether a stage is a purifier or a restorer, by its name."""
-    from . import registry
-
-    name = text.strip().partition("(")[0].partition(".")[0].lower()
-    restorers = {label for e in registry.entries("restorers") for label in (e.name, e.target.rpartition(":")[2].lower())}
-    return "restorers" if name in restorers else "purifiers"
 
 
 @app.command()
@@ -154,19 +91,19 @@ def evaluate(
     from .evaluate import evaluate as measure
     from .pipeline import DefendedPipeline
 
-    with _said():
-        where = _device(device)
+    with clear_errors():
+        where = chosen_device(device)
         dataset, task = spec.data(data, split, size)
         name = model or ("street" if task == "segmentation" else "derain")
-        stages = [spec.part(text, _kind(text)) for text in _chosen(stage, ["diffusion"])]
-        beside = [spec.part(text, _kind(text)).to(where) for text in _chosen(baseline, ["blur", "jpeg"])]
+        stages = [spec.stage(text) for text in _chosen(stage, ["diffusion"])]
+        beside = [spec.stage(text).to(where) for text in _chosen(baseline, ["blur", "jpeg"])]
         attacks = [spec.part(text, "attacks") for text in (attack or ["pgd(linf(4/255), steps=20)"])]
         pipeline = DefendedPipeline(spec.model(name), stages).to(where).eval()
         spoil = None if degrade is None else spec.part(degrade, "degradations")
-        batches = _Batches(dataset, limit, batch, spoil, where)
+        batches = spec.Batches(dataset, limit, batch, spoil, where)
         report = measure(
             pipeline,
-            _track(batches, "batches"),
+            track(batches, "batches"),
             spec.part(task, "tasks"),
             attacks,
             baselines=beside,
@@ -175,7 +112,7 @@ def evaluate(
         )
         report.about |= {"data": data, "split": split, "model": name, "degradation": repr(spoil), "batch": batch}
         report.save(out)
-        _show(report)
+        show(report)
         console.print(f"Wrote {out / 'report.html'} and {out / 'report.json'}", highlight=False)
 
 
@@ -184,41 +121,126 @@ def _chosen(given: list[str] | None, default: list[str]) -> list[str]:
     return default if given is None else [text for text in given if text != "none"]
 
 
-class _Batches:
-    """(images, target) batches of a data set, evenly spread where limited, spoiled by key, on a device."""
+@app.command()
+def attack(
+    data: Annotated[str, typer.Argument(help="camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
+    out: Annotated[Path, typer.Option(help="folder for the attacked images and their manifest; a killed run goes on there")],
+    model: Annotated[str | None, typer.Option(help="street, derain or package.module:callable")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="a stage of the attacked defence, in order; repeatable")] = None,
+    view: Annotated[
+        str, typer.Option(help="what the attacker knows: oblivious (the bare model), bpda, adaptive")
+    ] = "oblivious",
+    attack: Annotated[str, typer.Option(help="see: robustrestore list attacks")] = "pgd(linf(4/255), steps=20)",
+    degrade: Annotated[str | None, typer.Option(help="spoil the images first, e.g. rain")] = None,
+    split: Annotated[str, typer.Option(help="of CamVid: train, val or test")] = "val",
+    size: Annotated[tuple[int, int] | None, typer.Option(help="height and width")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="that many images, evenly spread")] = None,
+    batch: Annotated[int, typer.Option(min=1)] = 4,
+    seed: Annotated[int, typer.Option()] = 0,
+    eight_bit: Annotated[bool, typer.Option("--eight-bit", help="save as 8-bit files would; says what that undoes")] = False,
+    device: Device = "auto",
+) -> None:
+    """Attack images once and keep them, so that several defences can be scored on the very same ones."""
+    import torch
 
-    def __init__(self, dataset: Any, limit: int | None, size: int, spoil: Any, device: str) -> None:
-        count = len(dataset)
-        kept = count if limit is None else min(limit, count)
-        self.dataset, self.spoil, self.device = dataset, spoil, device
-        picks = [k * count // kept for k in range(kept)]
-        self.groups = [picks[k : k + size] for k in range(0, kept, size)]
+    from . import spec
+    from .adversarial_set import craft
+    from .evaluate import VIEWS
+    from .pipeline import DefendedPipeline
 
-    def __len__(self) -> int:
-        return len(self.groups)
+    with clear_errors():
+        where = chosen_device(device)
+        dataset, task = spec.data(data, split, size)
+        name = model or ("street" if task == "segmentation" else "derain")
+        stages = [spec.stage(text) for text in _chosen(stage, [])]
+        if view not in VIEWS or (view != "oblivious" and not stages):
+            raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}; bpda and adaptive ones need a --stage")
+        pipeline = DefendedPipeline(spec.model(name), stages).to(where).eval()
+        spoil = None if degrade is None else spec.part(degrade, "degradations")
+        made = craft(
+            VIEWS[view](pipeline),
+            track(spec.Batches(dataset, limit, batch, spoil, where), "batches"),
+            spec.part(task, "tasks"),
+            spec.part(attack, "attacks"),
+            out,
+            seed,
+            torch.uint8 if eight_bit else None,
+            {"data": data, "split": split, "model": name, "view": view, "degradation": repr(spoil)},
+        )
+        counts = made.manifest["counts"]
+        reached = ", ".join(f"{count} {what}" for what, count in counts["reached"].items())
+        console.print(f"{made.attack} against {made.against}", markup=False, highlight=False)
+        console.print(f"Goal reached for {reached} of {counts['images']} images.", highlight=False)
+        if eight_bit:
+            console.print(f"Saving with 8 bits undid {counts['lost by saving']} successes.", highlight=False)
+        console.print(f"Wrote {made.folder / 'manifest.json'} and {len(made)} batches", highlight=False)
 
-    def __iter__(self) -> Iterator[Any]:
-        import torch
 
-        for group in self.groups:
-            images, targets = zip(*(self.dataset[k] for k in group), strict=True)
-            if len({image.shape for image in images}) > 1:
-                sizes = sorted({f"{i.shape[-2]} x {i.shape[-1]}" for i in images})
-                raise ValueError(f"--data: expected images of one size in a batch, got {sizes}: use --size or --batch 1")
-            batch = torch.stack(images)
-            spoiled = batch if self.spoil is None else self.spoil(batch, group)
-            yield spoiled.to(self.device), torch.stack(targets).to(self.device)
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="what robustrestore attack wrote")],
+    stage: Annotated[list[str] | None, typer.Option(help="a stage, in order, or none; repeatable; default diffusion")] = None,
+    baseline: Annotated[list[str] | None, typer.Option(help="a stage to beat, or none; default blur, jpeg")] = None,
+    model: Annotated[str | None, typer.Option(help="by default the one that was attacked")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    out: Annotated[Path, typer.Option(help="for the report")] = Path("runs/score"),
+    device: Device = "auto",
+) -> None:
+    """Measure a defence on images that were attacked before, and say whom they were made against."""
+    from . import spec
+    from .adversarial_set import AdversarialSet
+    from .pipeline import DefendedPipeline
+    from .score import score as measure
+
+    with clear_errors():
+        where, attacked = chosen_device(device), AdversarialSet(folder)
+        name = model or attacked.manifest["notes"].get("model")
+        if name is None:
+            raise ValueError(f"{folder}: expected a set that names its model, this one does not: say --model")
+        stages = [spec.stage(text) for text in _chosen(stage, ["diffusion"])]
+        beside = [spec.stage(text).to(where) for text in _chosen(baseline, ["blur", "jpeg"])]
+        pipeline = DefendedPipeline(spec.model(name), stages).to(where).eval()
+        with progress_bar() as bar:
+            task = bar.add_task("batches", total=len(attacked))
+            report = measure(
+                pipeline, attacked, baselines=beside, seed=seed, progress=lambda done, _: bar.update(task, completed=done)
+            )
+        report.save(out, "What the defence is worth on images that were attacked before")
+        show(report)
+        console.print(f"Wrote {out / 'report.html'} and {out / 'report.json'}", highlight=False)
 
 
 @app.command(name="list")
-def list_parts() -> None:
-    """Every registered part, its kind, and the package that it comes from."""
+def list_parts(kind: Annotated[str | None, typer.Argument(help="one kind only, such as attacks")] = None) -> None:
+    """Every registered part, its kind, and the package that it comes from; of one kind, also what it is and fits."""
     from . import registry
 
-    table = Table("kind", "name", "package")
-    table.add_column("class", overflow="fold")
-    for entry in registry.entries():
-        table.add_row(entry.kind, entry.name, entry.package, entry.target)
+    with clear_errors():
+        if kind is not None:
+            return _list_kind(kind)
+        table = Table("kind", "name", "package")
+        table.add_column("class", overflow="fold")
+        for entry in registry.entries():
+            table.add_row(entry.kind, entry.name, entry.package, entry.target)
+        console.print(table)
+
+
+def _list_kind(kind: str) -> None:
+    from . import registry
+    from .attack import TASKS
+
+    if kind not in (kinds := sorted({entry.kind for entry in registry.entries()})):
+        raise ValueError(f"{kind}: expected a kind of part among {', '.join(kinds)}")
+    table = Table("name", *(["tasks"] if kind == "attacks" else []), "package")
+    table.add_column("what", overflow="fold")
+    for entry in registry.entries(kind):
+        try:
+            cls: Any = registry.find(kind, entry.name)
+            what = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).partition(". ")[0]
+            fits = [", ".join(TASKS[answer] for answer in cls.answers)] if kind == "attacks" else []
+        except LookupError as error:  # a plug-in that does not import hides no other part
+            what, fits = str(error), ["?"] if kind == "attacks" else []
+        table.add_row(entry.name, *fits, entry.package, escape(what))
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
@@ -44,6 +45,7 @@ def _of_code(code: CodeType) -> str:
 
 def _surroundings(function: Any) -> list[str]:
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    cells = [value for value in cells if value is not function]  # one that calls itself
     values = [
         *cells,
         *(getattr(function, "__defaults__", None) or ()),
@@ -55,4 +57,6 @@ def _surroundings(function: Any) -> list[str]:
 def _of_value(value: Any) -> str:
     if isinstance(value, nn.Module):
         return f"{value!r} {fingerprint(value)} {of_attributes(value)}"
-    return of_callable(value) if hasattr(value, "__code__") else repr(value)
+    if hasattr(value, "__code__") or isinstance(value, functools.partial):
+        return of_callable(value)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # another process puts it elsewhere

@@ -48,7 +48,7 @@ def _target(cls: type) -> str:
 
 def _one(first: str, second: str) -> bool:
     """Whether two `module:Class` mean one class, perhaps re-exported by its package."""
-    (module, name), (other, called) = first.split(":"), second.split(":")
+    (module, _, name), (other, _, called) = first.partition(":"), second.partition(":")
     return name == called and (module == other or f"{other}.".startswith(f"{module}."))
 
 

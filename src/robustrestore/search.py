@@ -34,6 +34,7 @@ class Search:
         self._harm = torch.full((count,), -1.0, device=device)
         self._broken = torch.zeros((), dtype=torch.bool, device=device)
         self._seen: list[tuple[Tensor, Tensor]] = []
+        self.judged = self._gain
         self._low = torch.is_autocast_enabled(device.type)
 
     def __len__(self) -> int:
@@ -69,24 +70,25 @@ class Search:
         """
         climbed = self.goal if goal is None else goal
         leaf = images.detach().requires_grad_()
-        gains, total = [], None
-        scale = 2.0 ** (max(1, images[0].numel()).bit_length() - 1) if len(images) else 1.0  # a mean's underflows in float16
+        gains, total = [], torch.zeros_like(images)
         for _ in range(self.samples):
             outputs = self.model(leaf)
-            gain = climbed.gain(outputs)
-            gradient = _differentiate(adjust(gain, leaf).sum() * scale, leaf)
-            gains.append(self._note(outputs.detach(), gain.detach(), climbed))
-            total = gradient if total is None else total + gradient
+            wide = (outputs if outputs.dtype.itemsize > 4 else outputs.float()).detach().requires_grad_()
+            gain = climbed.gain(wide)
+            total += _back(adjust(gain, leaf), wide, outputs, leaf)
+            gains.append(self._note(wide.detach(), gain.detach(), climbed))
         self._keep(images)
-        assert total is not None
-        return torch.stack(gains).mean(0), torch.nan_to_num(total / (scale * self.samples), nan=0.0, posinf=0.0, neginf=0.0)
+        return torch.stack(gains).mean(0), torch.nan_to_num(total / self.samples, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def drop(self) -> Tensor | None:
-        """Which of the images to go on with, as an index; None for all of them. Costs one synchronisation if judged."""
+    def drop(self, least: float = 1 / 8) -> Tensor | None:
+        """Which of the images to go on with, as an index; None for all of them. Costs one synchronisation if judged.
+
+        What is done goes once it is a share `least` of the batch: a few are not worth a copy of all.
+        """
         if not self.judge.by_harm or len(self) == 0:
             return None
         done = self._harm >= 1
-        if int(done.sum()) * 8 < len(self):  # a few are not worth a copy of all
+        if (count := int(done.sum())) == 0 or count < least * len(self):
             return None
         if self._low:
             self._confirm(done.nonzero()[:, 0])
@@ -123,7 +125,7 @@ class Search:
     def _keep(self, images: Tensor) -> None:
         """Keep each of `images` that is better than the best so far; NaN is not."""
         gain, harm = (torch.stack(values).mean(0) for values in zip(*self._seen, strict=True))
-        self._seen = []
+        self._seen, self.judged = [], gain
         better = (harm > self._harm) | ((harm == self._harm) & (gain > self._gain))
         self._best = torch.where(per_image(better, images), images.detach(), self._best)
         self._gain, self._harm = torch.where(better, gain.to(self._gain), self._gain), torch.where(better, harm, self._harm)
@@ -151,11 +153,29 @@ def ascent(model: Model, images: Tensor, objective: Objective, samples: int = 1)
     return Search(model, images, objective, samples=samples).gradient(images)
 
 
-def _differentiate(value: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of `value` in `leaf`, and in nothing else: no weight's gradient is computed or stored."""
-    if not value.requires_grad:
+def raw_gradient(model: Model, images: Tensor, objective: Objective) -> Tensor:
+    """The gradient of the objective's gain in the images as it comes, NaN included; ValueError without one."""
+    leaf = images.detach().requires_grad_()
+    outputs = model(leaf)
+    wide = (outputs if outputs.dtype.itemsize > 4 else outputs.float()).detach().requires_grad_()
+    return _back(objective.gain(wide), wide, outputs, leaf)
+
+
+def _back(value: Tensor, wide: Tensor, outputs: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of `value` [n], a function of `wide` = outputs and perhaps of the leaf, in the leaf and in nothing else.
+
+    The slope at the outputs goes back at a size of about 1: in half precision the gradient of a mean over pixels would
+    vanish on the way. Exact in full precision: the factors are powers of 2.
+    """
+    if not (outputs.requires_grad and value.requires_grad):
         raise ValueError(_NO_GRADIENT)
-    (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    slope, direct = torch.autograd.grad(value.sum(), (wide, leaf), allow_unused=True)
+    if slope is None:
+        raise ValueError(_NO_GRADIENT)
+    exponent = torch.frexp(slope.abs().flatten(1).amax(1)).exponent.clamp(-100, 100).to(slope)
+    scaled = (slope * per_image(torch.exp2(-exponent), slope)).to(outputs)
+    (gradient,) = torch.autograd.grad(outputs, leaf, scaled, allow_unused=True)
     if gradient is None:
         raise ValueError(_NO_GRADIENT)
-    return gradient
+    found = gradient * per_image(torch.exp2(exponent), gradient).to(gradient)
+    return found if direct is None else found + direct

@@ -4,10 +4,11 @@ import ast
 import importlib
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -31,6 +32,13 @@ def part(text: str, kind: str) -> Any:
     if not isinstance(made, Component) or made.kind != kind:
         raise ValueError(f"{text!r}: expected one of {kind}: {', '.join(e.name for e in registry.entries(kind))}")
     return made
+
+
+def stage(text: str) -> Any:
+    """The purifier or restorer that `text` describes."""
+    name = text.strip().partition("(")[0].partition(".")[0].lower()
+    restorers = {label for e in registry.entries("restorers") for label in (e.name, e.target.rpartition(":")[2].lower())}
+    return part(text, "restorers" if name in restorers else "purifiers")
 
 
 def _class(name: str, kind: str) -> type:
@@ -112,6 +120,30 @@ def data(text: str, split: str = "val", size: Sequence[int] | None = None) -> tu
     if name == "photographs" and not place:
         return Photographs(), "restoration"
     raise ValueError(f"{text!r}: expected camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")
+
+
+class Batches:
+    """(images, target) batches of a data set on a device, evenly spread where limited, spoiled by key."""
+
+    def __init__(self, dataset: Any, limit: int | None, size: int, spoil: Any, device: str) -> None:
+        count = len(dataset)
+        kept = count if limit is None else min(limit, count)
+        self.dataset, self.spoil, self.device = dataset, spoil, device
+        picks = [k * count // kept for k in range(kept)]
+        self.groups = [picks[k : k + size] for k in range(0, kept, size)]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for group in self.groups:
+            images, targets = zip(*(self.dataset[k] for k in group), strict=True)
+            if len({image.shape for image in images}) > 1:
+                sizes = sorted({f"{i.shape[-2]} x {i.shape[-1]}" for i in images})
+                raise ValueError(f"--data: expected images of one size in a batch, got {sizes}: use --size or --batch 1")
+            batch = torch.stack(images)
+            spoiled = batch if self.spoil is None else self.spoil(batch, group)
+            yield spoiled.to(self.device), torch.stack(targets).to(self.device)
 
 
 def model(text: str) -> nn.Module:

@@ -19,6 +19,8 @@ def full_precision(run: Callable[[S, Tensor], Tensor]) -> Callable[[S, Tensor], 
 
     @wraps(run)
     def wrapped(self: S, images: Tensor) -> Tensor:
+        if not torch.amp.is_autocast_available(images.device.type):
+            return run(self, images)
         with torch.autocast(images.device.type, enabled=False):
             return run(self, images)
 

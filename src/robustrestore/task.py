@@ -12,7 +12,6 @@ from torch import Tensor
 from .component import Component
 from .metrics import Metric
 
-
 Measure = Callable[..., Tensor]
 """A function of (outputs, target) and perhaps more tensors with one row an image; one value per image [N]."""
 
@@ -29,9 +28,9 @@ class Classes:
 
     def read(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [N, C, P] in float32 or finer, labels [N, P] (0 where ignored), and which of them count [N, P]."""
-        logits = (outputs if outputs.dtype == torch.float64 else outputs.float()).flatten(2)
-        logits = logits if logits.dim() == 3 else logits[..., None]
-        labels = target.long().reshape(len(target), -1)
+        logits = outputs if outputs.dtype == torch.float64 else outputs.float()
+        logits = logits[..., None] if logits.dim() == 2 else logits.flatten(2)
+        labels = target.long()[:, None].flatten(1)
         valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore is None else labels != self.ignore
         return logits, labels.where(valid, 0), valid
 
@@ -52,6 +51,7 @@ class Objective:
     classes: Classes | None = None
     context: tuple[Tensor, ...] = ()
     by_harm: bool = False
+    towards: bool = False  # the target image is wanted, not the truth; goals with classes say so there
 
     @property
     def answer(self) -> Answer:

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -84,6 +85,42 @@ class Linf(Threat, name="linf"):
     def size(self, delta: Tensor) -> Tensor:
         """The largest absolute entry [N]."""
         return delta.abs().flatten(1).amax(dim=1)
+
+
+class NormalisedLinf(Threat, name="normalised_linf"):
+    """Each value may move by at most `eps` after division by its channel's `std`: `Linf` where a model normalises.
+
+    In [0, 1] units a box of `eps * std` per channel. `std` is ImageNet's by default; one value serves all channels.
+    """
+
+    def __init__(self, eps: float = 1.0, std: Sequence[float] = (0.229, 0.224, 0.225)) -> None:
+        super().__init__(eps)
+        if len(std) == 0 or not all(math.isfinite(value) and value > 0 for value in std):
+            raise ValueError(f"std: expected finite values > 0, one a channel, got {list(std)}")
+        self.std = [float(value) for value in std]
+
+    def _row(self, like: Tensor) -> Tensor:
+        channels = like.shape[1]
+        if len(self.std) not in (1, channels):
+            raise ValueError(f"std: expected one value for each of {channels} channels, got {len(self.std)}")
+        return torch.tensor(self.std, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+
+    def limit(self, delta: Tensor) -> Tensor:
+        """Cut every entry to `eps` times its channel's `std`."""
+        most = self.eps * self._row(delta)
+        return torch.minimum(torch.maximum(delta, -most), most)
+
+    def draw(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Uniform in the box."""
+        return Linf(1.0).draw(like, generator) * self.eps * self._row(like)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The sign times `std` (0 where the gradient is 0)."""
+        return gradient.sign() * self._row(gradient)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """The largest absolute entry of the change over `std` [N]."""
+        return (delta / self._row(delta)).abs().flatten(1).amax(dim=1)
 
 
 class L2(Threat, name="l2"):

@@ -43,6 +43,16 @@ def test_median_is_that_of_scipy(size: int, height: int, width: int) -> None:
     assert torch.equal(Median(size)(images), expected)
 
 
+@pytest.mark.parametrize("stage", [Blur(1.0), Jpeg(50)], ids=repr)
+def test_autocast_changes_nothing(stage: torch.nn.Module) -> None:
+    images = photos()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.mm(images[0, 0], images[0, 0].T).dtype == torch.bfloat16  # it does something
+        found = stage(images)
+    assert torch.equal(found, stage(images))
+    assert stage(images.to("meta")).shape == images.shape  # a device that knows no autocast
+
+
 def test_gradients_of_blur_and_median() -> None:
     leaf = torch.rand(1, 2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(Blur(0.8), leaf)

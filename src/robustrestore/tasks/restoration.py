@@ -56,7 +56,7 @@ class Restoration(Task, name="restoration"):
 
     def targeted(self, wanted: Tensor) -> Objective:
         """Lower the squared error to the wanted image; reached from `floor` dB on."""
-        return Objective(lambda outputs, images: -self.loss(outputs, images), self.correct, wanted)
+        return Objective(lambda outputs, images: -self.loss(outputs, images), self.correct, wanted, towards=True)
 
     def render(self, outputs: Tensor, images: Tensor) -> Tensor:
         """The output itself, clamped."""
