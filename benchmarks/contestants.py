@@ -82,7 +82,7 @@ def _adv_lib(eps: float, step: float, steps: int) -> Run:
 
 
 def _autoattack(eps: float, step: float, steps: int) -> Run:
-    from autoattack.autopgd_base import APGDAttack
+    from pyautoattack.autopgd_base import APGDAttack
 
     def run(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
         attack = APGDAttack(model, n_iter=steps, norm="Linf", eps=eps, device=images.device, verbose=False)
@@ -98,5 +98,5 @@ _PEERS: dict[str, tuple[str, Callable[[float, float, int], Run]]] = {
     "ART PGD": ("art", _art),
     "torchattack PGD": ("torchattack", _torchattack),
     "adv-lib pgd_linf": ("adv_lib", _adv_lib),
-    "AutoAttack APGD": ("autoattack", _autoattack),
+    "AutoAttack APGD": ("pyautoattack", _autoattack),
 }

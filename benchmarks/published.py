@@ -101,7 +101,8 @@ def images(file: Path, count: int) -> tuple[Tensor, Tensor]:
 
 def cases(data: Path) -> dict[str, tuple[nn.Module, Tensor, Tensor, float]]:
     """Model, images, labels and eps by name; `data` is the folder that holds cifar10, mnist and weights."""
-    digits, pictures = images(data / "mnist" / "test_first5000.npz", 500), images(data / "cifar10" / "lossless_test_100.npz", 100)
+    digits = images(data / "mnist" / "test_first5000.npz", 500)
+    pictures = images(data / "cifar10" / "lossless_test_100.npz", 100)
     weights = data / "weights"
     return {
         "LeNet5, MNIST": (lenet5(weights / "mnist_lenet5_clean.pt"), *digits, 0.3),

@@ -27,6 +27,8 @@ def attacks(threat: rr.Threat, steps: int) -> dict[str, rr.Attack]:
         f"APGD-{steps}, balanced": ours.APGD(threat, steps, loss=losses.BalancedCrossEntropy()),
         f"APGD-{steps}, masked": ours.APGD(threat, steps, loss=losses.MaskedCrossEntropy()),
         f"APGD-{steps}, Jensen-Shannon": ours.APGD(threat, steps, loss=losses.JensenShannon()),
+        f"SEA, 3 x {steps}": ours.SEA(threat, steps),
+        f"ALMA-prox, {5 * steps} steps": ours.ALMAProx(threat, steps=5 * steps),
         "Worst": ours.Worst.segmentation(threat, steps),
     }
 

@@ -9,8 +9,9 @@ import robustrestore
 
 ROOT = Path(robustrestore.__file__).parent
 FLOORS = [
-    {"images", "modes", "metrics", "report", "registry", "files", "weights", "networks", "journal", "verdict", "identity"},
+    {"images", "modes", "metrics", "report", "registry", "files", "weights", "networks", "journal", "verdict", "counting"},
     {"component"},
+    {"identity"},
     {
         "threat",
         "task",
@@ -26,7 +27,20 @@ FLOORS = [
         "data",
     },
     {"tasks", "losses", "attacks", "purifiers", "restorers", "degradations", "integrations", "assets"},
-    {"evaluate", "checks", "spec", "purify_folder", "adversarial_set", "score", "terminal", "diagnosis", "measurement", "summary", "demo", "cli"},
+    {
+        "evaluate",
+        "checks",
+        "spec",
+        "purify_folder",
+        "adversarial_set",
+        "score",
+        "terminal",
+        "diagnosis",
+        "measurement",
+        "summary",
+        "demo",
+        "cli",
+    },
 ]
 
 

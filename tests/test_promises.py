@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from toys import Gain, PixelSegmenter, photos
+from toys_peers import towards_grey
 
 import robustrestore as rr
 from robustrestore import checks, diffusion, registry
@@ -41,7 +42,10 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
     "attacks": {
         "alma_prox": lambda: rr.attacks.ALMAProx(rr.Linf(4 / 255), steps=4, share=0.9),
         "ama": lambda: rr.attacks.AMA(rr.Linf(4 / 255), steps=3),
+        "apgd": lambda: rr.attacks.APGD(rr.Linf(4 / 255), steps=5, restarts=2),
+        "apgd_t": lambda: rr.attacks.APGDT(rr.L2(0.2), steps=3, targets=2),
         "bim": lambda: rr.attacks.BIM(rr.Linf(4 / 255), steps=3),
+        "called": lambda: rr.integrations.called.Called(rr.Linf(4 / 255), towards_grey),
         "constant_shift": lambda: rr.attacks.ConstantShift(rr.L2(0.2)),
         "cos_pgd": lambda: rr.attacks.CosPGD(rr.L2(0.2), steps=3, samples=2),
         "cw": lambda: rr.attacks.CW(rr.L2(0.5), steps=20, search_steps=3, lr=0.05, c=0.1),
@@ -49,6 +53,7 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "deep_fool": lambda: rr.attacks.DeepFool(rr.L2(0.5), steps=5),
         "degraded_only": lambda: rr.attacks.DegradedOnly(rr.attacks.PGD(rr.Linf(4 / 255), steps=3), threshold=0.05),
         "fgsm": lambda: rr.attacks.FGSM(rr.Linf(4 / 255)),
+        "foolbox": lambda: rr.integrations.foolbox.Foolbox(rr.Linf(4 / 255), "LinfPGD", {"steps": 3}),
         "gaussian_noise": lambda: rr.attacks.GaussianNoise(rr.Linf(4 / 255), draws=2),
         "intact_only": lambda: rr.attacks.IntactOnly(rr.attacks.PGD(rr.Linf(4 / 255), steps=3), threshold=0.05),
         "jitter": lambda: rr.attacks.Jitter(rr.Linf(4 / 255), steps=3),
@@ -58,9 +63,11 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "pgd": lambda: rr.attacks.PGD(rr.L2(0.2), steps=3, restarts=2, samples=2),
         "sea": lambda: rr.attacks.SEA(rr.Linf(4 / 255), steps=4),
         "seg_pgd": lambda: rr.attacks.SegPGD(rr.Linf(4 / 255), steps=3),
+        "sequence": lambda: rr.attacks.Sequence([rr.attacks.FGSM(rr.L2(0.2)), rr.attacks.PGD(rr.L2(0.2), steps=3)]),
         "simba": lambda: rr.attacks.SimBA(rr.Linf(4 / 255), queries=8),
         "simba_dct": lambda: rr.attacks.SimBADCT(rr.L2(0.2), queries=8, frequencies=0.25),
         "square": lambda: rr.attacks.Square(rr.L2(0.2), queries=8),
+        "torchattacks": lambda: rr.integrations.torchattacks.TorchAttacks(rr.Linf(4 / 255), "PGD", {"steps": 3}),
         "tpgd": lambda: rr.attacks.TPGD(rr.Linf(4 / 255), steps=3),
         "transfer": lambda: rr.attacks.Transfer(rr.attacks.SegPGD(rr.Linf(4 / 255), steps=2), PixelSegmenter()),
         "uae_rs_cw": lambda: rr.attacks.UaeRsCW(steps=2),
@@ -71,6 +78,7 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "uae_rs_mixup": lambda: rr.attacks.UaeRsMixup(rr.NormalisedLinf(), Gain(), rr.attacks.Samples(photos(3)), steps=2),
         "uae_rs_tpgd": lambda: rr.attacks.UaeRsTPGD(steps=2),
         "uniform_noise": lambda: rr.attacks.UniformNoise(rr.L2(0.2), seed=3),
+        "worst": lambda: rr.attacks.Worst([rr.attacks.FGSM(rr.L2(0.2)), rr.attacks.PGD(rr.L2(0.2), steps=3)]),
     },
     "degradations": {"rain": lambda: rr.degradations.Rain(blend="screen", seed=3)},
     "denoisers": {
@@ -146,6 +154,7 @@ def test_denoisers(name: str) -> None:
     checks.check_denoiser(CASES["denoisers"][name](), exact=name != "discrete_time")
 
 
+@pytest.mark.usefixtures("peers")
 @pytest.mark.parametrize("name", sorted(CASES["attacks"]))
 def test_attacks(name: str) -> None:
     target = torch.randint(0, 2, (2, 16, 20), generator=torch.Generator().manual_seed(0))

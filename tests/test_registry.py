@@ -192,7 +192,7 @@ def test_entries_are_sorted_and_come_by_kind() -> None:
     keys = [(e.kind, e.name) for e in everything]
     assert keys == sorted(keys)
     assert [e for e in everything if e.kind == "threats"] == registry.entries("threats")
-    assert [e.name for e in registry.entries("threats")] == ["l2", "linf"]
+    assert [e.name for e in registry.entries("threats")] == ["l2", "linf", "normalised_linf"]
 
 
 def _named(cls: type) -> Iterator[type]:

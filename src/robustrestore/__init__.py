@@ -14,6 +14,8 @@ from . import purifiers as purifiers
 from . import restorers as restorers
 from . import tasks as tasks
 from .adapt import Adapted as Adapted
+from .adversarial_set import AdversarialSet as AdversarialSet
+from .adversarial_set import craft as craft
 from .attack import Attack as Attack
 from .component import Component as Component
 from .counting import Counted as Counted
@@ -28,6 +30,7 @@ from .modes import evaluating as evaluating
 from .modes import seeded as seeded
 from .pipeline import DefendedPipeline as DefendedPipeline
 from .report import Report as Report
+from .score import score as score
 from .stage import Purifier as Purifier
 from .stage import Restorer as Restorer
 from .stage import Stage as Stage

@@ -146,7 +146,7 @@ def _eight_bit(found: Tensor, clean: Tensor, threat: Threat) -> Tensor:
     exact, nearest = found * 255, (found * 255).round()
     low, high = exact.floor(), exact.ceil()
     inward = torch.where((low / 255 - clean).abs() <= (high / 255 - clean).abs(), low, high)
-    inward = torch.where((exact - nearest).abs() < 1e-3, nearest, inward)  # on a level but for rounding
+    inward = torch.where((exact - nearest).abs() < 1e-4, nearest, inward)  # on a level but for float32's rounding
     outside = ~_inside(_as_read(nearest.byte(), clean), clean, threat)
     levels = torch.where(per_image(outside, found), inward, nearest).byte()
     if not bool(_inside(_as_read(levels, clean), clean, threat).all()):

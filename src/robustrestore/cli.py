@@ -168,11 +168,12 @@ def attack(
             {"data": data, "split": split, "model": name, "view": view, "degradation": repr(spoil)},
         )
         counts = made.manifest["counts"]
-        reached = ", ".join(f"{count} {what}" for what, count in counts["reached"].items())
+        reached = ", ".join(f"{counts['reached'][name]} {name}" for name in ("clean", "attacked", "saved"))
         console.print(f"{made.attack} against {made.against}", markup=False, highlight=False)
-        console.print(f"Goal reached for {reached} of {counts['images']} images.", highlight=False)
+        console.print(f"Goal reached on {reached}, of {counts['images']} images.", highlight=False)
         if eight_bit:
-            console.print(f"Saving with 8 bits undid {counts['lost by saving']} successes.", highlight=False)
+            lost = f"{counts['lost by saving']} of {counts['reached']['attacked']}"
+            console.print(f"Saving with 8 bits undid {lost} successes.", highlight=False)
         console.print(f"Wrote {made.folder / 'manifest.json'} and {len(made)} batches", highlight=False)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from .component import Component
 from .weights import fingerprint
 
 _PLAIN = bool | int | float | str | None
@@ -31,6 +32,15 @@ def of_attributes(module: nn.Module) -> str:
         plain = {k: v for k, v in vars(part).items() if isinstance(v, _PLAIN) and not k.startswith("_") and k != "training"}
         found.append((path, type(part).__qualname__, sorted(plain.items())))
     return _digest(repr(found))
+
+
+def of_networks(value: Any) -> str:
+    """The weights of every module among the settings of a part, to the bottom; empty where there is none."""
+    if isinstance(value, nn.Module):
+        return fingerprint(value)
+    if isinstance(value, list | tuple):
+        return "".join(of_networks(one) for one in value)
+    return of_networks(list(value.settings().values())) if isinstance(value, Component) else ""
 
 
 def _digest(text: str) -> str:

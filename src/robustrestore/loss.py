@@ -38,18 +38,18 @@ class ClassLoss(Loss):
 
     @final
     def run(self, model: Callable[[Tensor], Tensor], images: Tensor, objective: Objective) -> Objective:
-        """The mean over labelled positions of `away`, or of `towards` for a targeted goal."""
+        """The mean over labelled positions of `away`, or of `towards` where the goal leads to the labels."""
         classes = objective.classes
         if classes is None:
             raise TypeError(f"{type(self).__name__}: expected a task with classes, got one whose answers are images")
-        score = self.towards if classes.towards else self.away
+        score = self.towards if objective.wants else self.away
 
         def measure(outputs: Tensor, target: Tensor, /, *context: Tensor) -> Tensor:
             logits, labels, valid = classes.read(outputs, target)
             values = score(logits, labels, valid)
             return (values * valid).sum(1) / valid.sum(1).clamp(min=1)
 
-        return changed(objective, measure=measure, context=())
+        return changed(objective, measure=measure, context=(), towards=objective.wants, sign=1.0)
 
     @abstractmethod
     def away(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .attack import Attack, Model, one_tensor
 from .diagnosis import Marks, of_gradients, of_outputs, trivial
-from .identity import of_callable
+from .identity import of_callable, of_networks
 from .images import trusted
 from .modes import evaluating, seeded
 from .pipeline import DefendedPipeline
@@ -79,7 +79,8 @@ class Measurement:
             "attacks": list(self.names),
             "views": {name: of_callable(view) for name, view in self.views.items()},
             "defences": {name: [repr(stage) for stage in p.stages] for name, p in self.defences.items()},
-            "weights": {name: fingerprint(p) for name, p in {UNDEFENDED: self.pipeline, **self.defences}.items()},
+            "weights": {name: fingerprint(p) for name, p in {UNDEFENDED: self.pipeline, **self.defences}.items()}
+            | {name: own for name, attack in self.names.items() if (own := of_networks(attack))},
             "device": device,
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in packages},

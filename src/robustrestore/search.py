@@ -53,7 +53,8 @@ class Search:
         with torch.no_grad():
             for _ in range(self.samples):
                 outputs = self.model(images)
-                gains.append(self._note(outputs, climbed.gain(outputs), climbed))
+                own = self._note(outputs)
+                gains.append(own if climbed is self.judge else climbed.gain(outputs))
         self._keep(images)
         return torch.stack(gains).mean(0)
 
@@ -74,9 +75,13 @@ class Search:
         for _ in range(self.samples):
             outputs = self.model(leaf)
             wide = (outputs if outputs.dtype.itemsize > 4 else outputs.float()).detach().requires_grad_()
+            if climbed is not self.judge:  # asked first: a task names what is wrong with a target
+                self._note(wide.detach())
             gain = climbed.gain(wide)
+            if climbed is self.judge:
+                self._note(wide.detach(), gain.detach())
             total += _back(adjust(gain, leaf), wide, outputs, leaf)
-            gains.append(self._note(wide.detach(), gain.detach(), climbed))
+            gains.append(gain.detach())
         self._keep(images)
         return torch.stack(gains).mean(0), torch.nan_to_num(total / self.samples, nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -95,7 +100,9 @@ class Search:
             done = self._harm >= 1
         kept = (~done).nonzero()[:, 0]
         self._store()
-        self.original, self.judge, self.goal = self.original[kept], self.judge.at(kept), self.goal.at(kept)
+        judge = self.judge.at(kept)
+        self.goal = judge if self.goal is self.judge else self.goal.at(kept)
+        self.original, self.judge = self.original[kept], judge
         self._best, self._place, self._gain, self._harm = (
             one[kept] for one in (self._best, self._place, self._gain, self._harm)
         )
@@ -113,20 +120,22 @@ class Search:
     def _store(self) -> None:
         self._found[self._place] = self._best
 
-    def _note(self, outputs: Tensor, gain: Tensor, climbed: Objective) -> Tensor:
-        """Remember what one call says of the images now shown, until `_keep`."""
+    def _note(self, outputs: Tensor, known: Tensor | None = None) -> Tensor:
+        """Remember what one call says of the images now shown, until `_keep`; the objective's gain, if it is not `known`."""
         with torch.no_grad():
-            own = gain if climbed is self.judge else self.judge.gain(outputs)
+            own = self.judge.gain(outputs) if known is None else known
             harm = self.judge.harm(outputs) if self.judge.by_harm else torch.zeros_like(self._harm)
         self._broken = self._broken | ~own.isfinite().all()
         self._seen.append((own, harm))
-        return gain
+        return own
 
     def _keep(self, images: Tensor) -> None:
         """Keep each of `images` that is better than the best so far; NaN is not."""
         gain, harm = (torch.stack(values).mean(0) for values in zip(*self._seen, strict=True))
         self._seen, self.judged = [], gain
         better = (harm > self._harm) | ((harm == self._harm) & (gain > self._gain))
+        if not self._low:  # what has nothing left to lose stays, whether or not it is dropped now: batch mates decide on that
+            better &= self._harm < 1
         self._best = torch.where(per_image(better, images), images.detach(), self._best)
         self._gain, self._harm = torch.where(better, gain.to(self._gain), self._gain), torch.where(better, harm, self._harm)
 

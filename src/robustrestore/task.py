@@ -24,7 +24,6 @@ class Classes:
     """How outputs are read as class scores: logits [N, C, ...] that face labels [N, ...]; `ignore` counts nowhere."""
 
     ignore: int | None = None
-    towards: bool = False  # the labels are wanted, not the truth
 
     def read(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [N, C, P] in float32 or finer, labels [N, P] (0 where ignored), and which of them count [N, P]."""
@@ -51,7 +50,7 @@ class Objective:
     classes: Classes | None = None
     context: tuple[Tensor, ...] = ()
     by_harm: bool = False
-    towards: bool = False  # the target image is wanted, not the truth; goals with classes say so there
+    towards: bool = False  # the target is wanted, not the truth
 
     @property
     def answer(self) -> Answer:
@@ -59,6 +58,11 @@ class Objective:
         if self.classes is None:
             return "image"
         return "label" if self.target.dim() == 1 else "map"
+
+    @property
+    def wants(self) -> bool:
+        """Whether the attack leads to the target, a mirrored goal included; away from it otherwise."""
+        return self.towards == (self.sign > 0)
 
     def gain(self, outputs: Tensor) -> Tensor:
         """The value to raise, per image [N], in float32 or finer."""

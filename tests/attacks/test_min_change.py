@@ -12,6 +12,11 @@ TASK = rr.tasks.Restoration()
 FREE = rr.L2(100.0)
 
 
+def _network() -> Moody:
+    with rr.seeded(0):
+        return Moody().eval()
+
+
 def _length(found: Tensor, images: Tensor) -> Tensor:
     return (found - images).flatten(1).norm(dim=1)
 
@@ -52,7 +57,7 @@ def test_a_targeted_goal_ends_at_the_level() -> None:
 
 
 def test_lower_levels_cost_more_and_more_searches_never_do() -> None:
-    images, model = photos(2), Moody().eval()
+    images, model = photos(2), _network()
     with torch.no_grad():
         goal = TASK.untargeted(model(images))
     lengths = [_length(rr.attacks.CWRestoration(FREE, psnr=p)(model, images, goal), images) for p in (40.0, 30.0, 20.0)]
@@ -84,7 +89,7 @@ def test_what_is_broken_already_stays_and_what_cannot_be_broken_gives_the_best()
 
 
 def test_promises_batch_mates_and_settings() -> None:
-    images, model = photos(3, 8, 9), Moody().eval()
+    images, model = photos(3, 8, 9).double(), _network().double()  # Adam divides by faint gradients: rounding grows in it
     with torch.no_grad():
         clean = model(images)
     attack = rr.attacks.CWRestoration(rr.L2(2.0), psnr=30.0, searches=3, steps=10)
@@ -92,7 +97,7 @@ def test_promises_batch_mates_and_settings() -> None:
     checks.check_component(attack)
     whole = attack(model, images, TASK.untargeted(clean))
     single = torch.cat([attack(model, images[k : k + 1], TASK.untargeted(clean[k : k + 1])) for k in range(3)])
-    torch.testing.assert_close(whole, single, atol=1e-4, rtol=0)
+    torch.testing.assert_close(whole, single, atol=1e-8, rtol=0)
     assert torch.equal(attack.replace(threat=rr.L2(0.0))(model, images, TASK.untargeted(clean)), images)
 
 

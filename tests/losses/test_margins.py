@@ -1,7 +1,5 @@
 """Margin, DLR and TargetedDLR against their formulas, at the points where others give 0 or NaN."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -73,7 +71,7 @@ def test_targeted_dlr_is_its_formula_and_keeps_the_classes_of_the_clean_image() 
             for place in range(4):
                 before, row = (z[image].flatten(1)[:, place].tolist() for z in (clean, logits))
                 label = int(target[image, 0, 0])
-                rival = sorted((k for k in range(5) if k != label), key=lambda k: -before[k])[rank - 1]  # noqa: B023
+                rival = sorted((k for k in range(5) if k != label), key=lambda k: -before[k])[rank - 1]
                 top = sorted(row, reverse=True)
                 values.append((row[rival] - row[label]) / (top[0] - (top[2] + top[3]) / 2))
             expected.append(sum(values) / 4)
@@ -97,7 +95,8 @@ def test_ties_stay_finite(loss: rr.Loss, value: float) -> None:
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_ignored_pixels_and_maps_without_labels(loss: rr.Loss) -> None:
     leaf = _logits(2, 5, 2, 2).requires_grad_()
-    target = torch.tensor([[[9, 1], [2, 3]], [[9, 9], [9, 9]]])
+    target = leaf.argmax(1)
+    target[0, 0, 0], target[1] = 9, 9
     gain = _goal(loss, MAPS.untargeted(target), leaf.detach()).gain(leaf)
     (gradient,) = torch.autograd.grad(gain.sum(), leaf)
     assert gain[1] == 0
@@ -159,4 +158,4 @@ def test_a_targeted_dlr_moves_between_the_two_classes_for_a_targeted_goal() -> N
     away = _goal(rr.losses.TargetedDLR(1), LABELS.untargeted(wanted), logits)
     towards = _goal(rr.losses.TargetedDLR(1), LABELS.targeted(wanted), logits)
     torch.testing.assert_close(towards.gain(logits), -away.gain(logits))
-    assert replace(towards, measure=away.measure).classes == towards.classes
+    assert towards.towards

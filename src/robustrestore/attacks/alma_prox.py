@@ -77,7 +77,7 @@ class ALMAProx(Attack, name="alma_prox"):
         """A goal whose gradient is that of the penalties; asked once a step, it moves the multipliers."""
         classes = objective.classes
         assert classes is not None
-        towards = classes.towards != (objective.sign < 0)
+        towards = objective.wants
 
         def measure(outputs: Tensor, target: Tensor) -> Tensor:
             logits, labels, valid = classes.read(outputs, target)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..attack import Attack, Model
 from ..images import per_image
 from ..loss import Loss
-from ..losses import TargetedDLR
+from ..losses import Margin, TargetedDLR
 from ..modes import generator
 from ..search import Search
 from ..task import Objective
@@ -56,7 +56,8 @@ class APGD(Attack, name="apgd"):
 class APGDT(Attack, name="apgd_t"):
     """Targeted Auto-PGD (Croce and Hein, 2020): APGD on the targeted DLR towards each of the likeliest wrong classes.
 
-    `targets` classes at most, by their rank at the clean image: for segmentation at each pixel. Needs four classes.
+    `targets` classes at most, by their rank at the clean image: for segmentation at each pixel. With fewer than the four
+    classes that this loss needs, one APGD on the margin (Carlini and Wagner, 2017).
     """
 
     answers = ("label", "map")
@@ -72,12 +73,13 @@ class APGDT(Attack, name="apgd_t"):
         search, own = Search(model, images, objective, None, self.samples), generator(self.seed)
         with torch.no_grad():
             classes = model(images[:1]).shape[1] if len(images) else 0
-        for rank in range(1, min(self.targets, classes - 1) + 1):
+        losses = [TargetedDLR(k) for k in range(1, min(self.targets, classes - 1) + 1)] if classes >= 4 else [Margin()]
+        for number, loss in enumerate(losses):
             if not len(search):
                 break
-            search.goal = TargetedDLR(rank)(model, search.original, search.judge)
+            search.goal = loss(model, search.original, search.judge)
             begin = start(self.threat, search.original, own, self.seed)
-            ascend(search, self.threat, begin, self.steps, clean_first=rank == 1)
+            ascend(search, self.threat, begin, self.steps, clean_first=number == 0)
         return search.result()
 
 

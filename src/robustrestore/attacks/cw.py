@@ -22,9 +22,9 @@ class CW(Attack, name="cw"):
     """Minimises ||d||^2 - c min(margin, confidence) with Adam in tanh space (Carlini and Wagner, 2017), c by binary search.
 
     The goal is the objective's `reached` by `confidence` logits: a wrong label, a map of which less than the task's `floor`
-    is right. In a map the margins of all labelled pixels are summed, our choice. The search itself is unbounded; what needs
-    more than the threat is projected at the end, so it suits an L2 threat. `steps` a weight, cut short where the cost
-    stalls; `search_steps` weights from `c` on.
+    is right. In a map, our choice, the margins of all labelled pixels are summed, and a last descent saves what was spent on
+    pixels that did not turn. The search itself is unbounded; what needs more than the threat is projected at the end, so it
+    suits an L2 threat. `steps` a weight, cut short where the cost stalls; `search_steps` weights from `c` on.
     """
 
     answers = ("label", "map")
@@ -127,4 +127,4 @@ class CW(Attack, name="cw"):
 def _side(objective: Objective) -> float:
     """1 where the label's score is to rise, -1 where it is to fall."""
     assert objective.classes is not None
-    return 1.0 if objective.classes.towards == (objective.sign > 0) else -1.0
+    return 1.0 if objective.wants else -1.0

@@ -11,7 +11,7 @@ from ..search import Search
 from ..task import Objective
 from ..threat import Threat, as_threat
 
-TIE = 1e-6  # in logits: two equal scores still ask for a step
+LEAST = 1e-4  # in the threat's units: a shorter step, from two equal scores say, is lost in rounding
 
 
 class DeepFool(Attack, name="deep_fool"):
@@ -55,7 +55,7 @@ class DeepFool(Attack, name="deep_fool"):
         """The shortest change to the nearest boundary; 0 for an image without any gradient."""
         assert goal.classes is not None  # `answers` keeps images away
         logits, label, _ = goal.classes.read(outputs, goal.target)
-        scores, towards = logits[:, :, 0], goal.classes.towards == (goal.sign > 0)
+        scores, towards = logits[:, :, 0], goal.wants
         count = 1 if towards else min(self.candidates, scores.shape[1] - 1)
         rivals = scores.scatter(1, label, -torch.inf).topk(count, dim=1).indices
         nearest, step = torch.full_like(scores[:, 0], math.inf), torch.zeros_like(shown)
@@ -75,5 +75,5 @@ class DeepFool(Attack, name="deep_fool"):
         slope = torch.where(outwards, 0.0, slope)
         direction = self.threat.steepest(slope)
         dual = (slope * direction).flatten(1).sum(1)
-        distance = torch.where(dual > 0, gap.abs().clamp(min=TIE) / dual, math.inf)
+        distance = torch.where(dual > 0, (gap.abs() / dual).clamp(min=LEAST), math.inf)
         return distance, direction * per_image(torch.where(dual > 0, distance, 0.0), images)

@@ -71,7 +71,7 @@ class _Jittered(Loss):
             logits, labels, valid = classes.read(outputs, target)
             truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)
             values = (self._shares(logits) - truth).square().mean(1)
-            if classes.towards:
+            if objective.towards:
                 values = -values
             else:
                 size = _size(self.seen[0] - original, target).to(values)

@@ -48,7 +48,7 @@ class CWRestoration(Attack, name="cw_restoration"):
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """Search for c; the smallest change that met the goal."""
         search = Search(model, images, objective, samples=self.samples)
-        rising = objective.towards == (objective.sign < 0)
+        rising = not objective.wants
         goal = 10 ** (-self.psnr / 10) * (1 if rising else -1)
         found = _Found(images, search.look(images) >= goal)
         noise = _start(images, self.seed)

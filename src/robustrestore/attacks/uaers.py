@@ -141,7 +141,7 @@ class UaeRsJitter(Attack, name="uae_rs_jitter"):
     def _measure(self, search: Search, asked: list[Tensor], objective: Objective) -> Callable[..., Tensor]:
         classes, own = objective.classes, generator(self.seed)
         assert classes is not None  # the base has seen to it: `answers`
-        sign = -1.0 if classes.towards else 1.0
+        sign = -1.0 if objective.towards else 1.0
 
         def measure(outputs: Tensor, target: Tensor) -> Tensor:
             logits, labels, valid = classes.read(outputs, target)

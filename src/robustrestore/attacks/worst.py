@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..attack import Attack, Model
 from ..images import per_image
-from ..losses import L1, BalancedCrossEntropy, CleanOutput, JensenShannon, MaskedCrossEntropy
+from ..losses import L1, CleanOutput, Margin
 from ..search import Search
 from ..task import Answer, Objective
 from ..threat import Threat
@@ -15,6 +15,7 @@ from .apgd import APGD, APGDT
 from .cos_pgd import CosPGD
 from .noise import ConstantShift
 from .pgd import PGD
+from .sea import SEA
 from .seg_pgd import SegPGD
 from .square import Square
 
@@ -45,13 +46,12 @@ class Worst(Attack, name="worst"):
     @classmethod
     def classification(cls, threat: Threat, steps: int = 100, queries: int = 5000) -> "Worst":
         """After AutoAttack (Croce and Hein, 2020), without FAB: APGD, targeted APGD towards 9 classes, Square."""
-        return cls([APGD(threat, steps), APGDT(threat, steps), Square(threat, queries)])
+        return cls([APGD(threat, steps), APGDT(threat, steps), Square(threat, queries, loss=Margin())])
 
     @classmethod
     def segmentation(cls, threat: Threat, steps: int = 100) -> "Worst":
-        """After SEA (Croce et al., 2024): APGD on three losses; with SegPGD, CosPGD and PGD beside them."""
-        losses = [BalancedCrossEntropy(), MaskedCrossEntropy(), JensenShannon()]
-        return cls([*(APGD(threat, steps, loss=loss) for loss in losses), *(a(threat, steps) for a in (SegPGD, CosPGD, PGD))])
+        """SEA, the segmentation ensemble attack (Croce et al., 2024), with SegPGD, CosPGD and PGD beside it."""
+        return cls([attack(threat, steps) for attack in (SEA, SegPGD, CosPGD, PGD)])
 
     @classmethod
     def restoration(cls, threat: Threat, steps: int = 100) -> "Worst":

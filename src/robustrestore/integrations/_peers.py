@@ -116,7 +116,7 @@ def parameters(made: Callable[..., Any], given: Mapping[str, Any], own: Sequence
 def wants_labels(objective: Objective) -> bool:
     """Whether the labels of a goal are to be reached rather than left: for a targeted goal, or a plain one mirrored."""
     assert objective.classes is not None
-    return objective.classes.towards != (objective.sign < 0)
+    return objective.wants
 
 
 def better_of(model: Model, images: Tensor, found: Tensor, attack: Any, objective: Objective) -> Tensor:

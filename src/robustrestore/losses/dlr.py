@@ -50,7 +50,7 @@ class TargetedDLR(Loss, name="targeted_dlr"):
             raise ValueError(f"{name}: expected a rank below the {logits.shape[1]} classes, got {self.rank}")
         wrong = logits.scatter(1, labels[:, None], -torch.inf)
         rivals = wrong.topk(self.rank, dim=1).indices[:, -1]
-        sign = -1.0 if classes.towards else 1.0
+        sign = -1.0 if objective.towards else 1.0
 
         def measure(outputs: Tensor, target: Tensor, rivals: Tensor) -> Tensor:
             logits, labels, valid = classes.read(outputs, target)

@@ -41,7 +41,8 @@ class Classification(Task, name="classification"):
     def targeted(self, wanted: Tensor) -> Objective:
         """Lower the cross-entropy of the wanted label; reached when it wins, which is all the harm."""
         goal = as_labels(wanted, "wanted")
-        return Objective(lambda o, t: -self.loss(o, t), self.correct, goal, harmed=self.correct, classes=Classes(towards=True))
+        right = self.correct
+        return Objective(lambda o, t: -self.loss(o, t), right, goal, harmed=right, classes=Classes(), towards=True)
 
     def render(self, outputs: Tensor, images: Tensor) -> Tensor:
         """The image with a bar below it whose length is the winning class's probability."""

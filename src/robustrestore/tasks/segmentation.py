@@ -66,7 +66,8 @@ class Segmentation(Task, name="segmentation"):
             self.correct,
             as_labels(wanted, "wanted"),
             harmed=self.right,
-            classes=Classes(self.ignore, towards=True),
+            classes=Classes(self.ignore),
+            towards=True,
         )
 
     def render(self, outputs: Tensor, images: Tensor) -> Tensor:
