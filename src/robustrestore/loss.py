@@ -39,9 +39,7 @@ class ClassLoss(Loss):
     @final
     def run(self, model: Callable[[Tensor], Tensor], images: Tensor, objective: Objective) -> Objective:
         """The mean over labelled positions of `away`, or of `towards` where the goal leads to the labels."""
-        classes = objective.classes
-        if classes is None:
-            raise TypeError(f"{type(self).__name__}: expected a task with classes, got one whose answers are images")
+        classes = objective.reading
         score = self.towards if objective.wants else self.away
 
         def measure(outputs: Tensor, target: Tensor, /, *context: Tensor) -> Tensor:

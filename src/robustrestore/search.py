@@ -21,13 +21,14 @@ class Search:
 
     Best by the objective's gain; where the objective is `judged`, by its harm first. A judged objective also lets `drop`
     leave out images with nothing left to lose. Without it there is no synchronisation with the device but one, in
-    `result`. Under autocast, candidates are taken in low precision and confirmed in full precision.
+    `result`. Under autocast, candidates are taken in low precision and confirmed in full precision. `judged` holds the
+    objective's own gain [n] of what was shown last; `comparable`: whether the climbed gain at two images compares.
     """
 
     def __init__(self, model: Model, images: Tensor, objective: Objective, loss: Loss | None = None, samples: int = 1) -> None:
         self.model, self.samples = model, samples
         self.original, self.judge = images, objective
-        self.goal = objective if loss is None else loss(model, images, objective)
+        self.climb(loss)
         count, device = len(images), images.device
         self._found, self._best, self._place = images.clone(), images, torch.arange(count, device=device)
         self._gain = torch.full((count,), -torch.inf, device=device, dtype=images.dtype)
@@ -36,6 +37,11 @@ class Search:
         self._seen: list[tuple[Tensor, Tensor]] = []
         self.judged = self._gain
         self._low = torch.is_autocast_enabled(device.type)
+
+    def climb(self, loss: Loss | None) -> None:
+        """From now on climb this loss, or with None the objective itself."""
+        self.goal = self.judge if loss is None else loss(self.model, self.original, self.judge)
+        self.comparable = loss is None or loss.comparable
 
     def __len__(self) -> int:
         """How many images are still attacked."""

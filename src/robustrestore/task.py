@@ -60,6 +60,13 @@ class Objective:
         return "label" if self.target.dim() == 1 else "map"
 
     @property
+    def reading(self) -> Classes:
+        """How outputs are read as class scores; TypeError where the answers are images."""
+        if self.classes is None:
+            raise TypeError("objective: expected one of a task with classes, got one whose answers are images")
+        return self.classes
+
+    @property
     def wants(self) -> bool:
         """Whether the attack leads to the target, a mirrored goal included; away from it otherwise."""
         return self.towards == (self.sign > 0)

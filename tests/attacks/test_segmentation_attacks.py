@@ -9,6 +9,7 @@ from toys import Linear2, Moody, PixelSegmenter, photos
 
 import robustrestore as rr
 from robustrestore.attacks import alma_prox, sea, seg_pgd
+from robustrestore.search import Search
 
 EPS = 8 / 255
 TASK = rr.tasks.Segmentation()
@@ -171,10 +172,10 @@ def test_sea_walks_three_losses_at_three_radii(monkeypatch: pytest.MonkeyPatch) 
     walks: list[tuple[float, int, bool]] = []
     plain = sea.ascend
 
-    def spied(search: object, threat: rr.Threat, begin: Tensor, steps: int, control: bool = True) -> Tensor | None:
-        walks.append((threat.eps / EPS, steps, control))
+    def spied(search: Search, threat: rr.Threat, begin: Tensor, steps: int) -> Tensor | None:
+        walks.append((threat.eps / EPS, steps, search.comparable))  # plain cross-entropy controls the step: not comparable
         assert float((begin - images).abs().max()) <= threat.eps + 1e-6  # the wider walk's point was projected
-        return plain(search, threat, begin, steps, control)
+        return plain(search, threat, begin, steps)
 
     monkeypatch.setattr(sea, "ascend", spied)
     images, model = photos(1), PixelSegmenter()
@@ -192,7 +193,7 @@ def test_sea_keeps_the_image_of_lowest_accuracy_and_a_huge_threat_has_no_wider_o
     images, model = photos(2), _conflicted(40)
     target = model(images).argmax(1)
     goal = TASK.untargeted(target)
-    found = goal.harm(model(rr.attacks.SEA(rr.Linf(EPS), steps=30)(model, images, goal)))
+    found = goal.harm(model(rr.attacks.SEA(rr.Linf(EPS), steps=30)(model, images, goal.judged())))
     apgd = goal.harm(model(rr.attacks.APGD(rr.Linf(EPS), steps=90)(model, images, goal.judged())))
     assert (found > apgd + 0.02).all()  # the same number of gradients, all on the cross-entropy
     all_black_or_white = rr.attacks.SEA(rr.Linf(0.8), steps=10)(model, images, goal)

@@ -75,8 +75,7 @@ class ALMAProx(Attack, name="alma_prox"):
 
     def _lagrangian(self, objective: Objective, walk: "_Walk", done: int) -> Objective:
         """A goal whose gradient is that of the penalties; asked once a step, it moves the multipliers."""
-        classes = objective.classes
-        assert classes is not None
+        classes = objective.reading
         towards = objective.wants
 
         def measure(outputs: Tensor, target: Tensor) -> Tensor:

@@ -45,11 +45,10 @@ class APGD(Attack, name="apgd"):
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """Ascend from every start."""
         search, own = Search(model, images, objective, self.loss, self.samples), generator(self.seed)
-        control = self.loss is None or self.loss.comparable
         for restart in range(self.restarts):
             if len(search):
                 begin = start(self.threat, search.original, own, self.seed)
-                ascend(search, self.threat, begin, self.steps, control, clean_first=restart == 0)
+                ascend(search, self.threat, begin, self.steps, clean_first=restart == 0)
         return search.result()
 
 
@@ -77,7 +76,7 @@ class APGDT(Attack, name="apgd_t"):
         for number, loss in enumerate(losses):
             if not len(search):
                 break
-            search.goal = loss(model, search.original, search.judge)
+            search.climb(loss)
             begin = start(self.threat, search.original, own, self.seed)
             ascend(search, self.threat, begin, self.steps, clean_first=number == 0)
         return search.result()
@@ -103,18 +102,16 @@ class _Walk:
         return _Walk(*(value[kept] for value in vars(self).values()))
 
 
-def ascend(
-    search: Search, threat: Threat, begin: Tensor, steps: int, control: bool = True, clean_first: bool = False
-) -> Tensor | None:
+def ascend(search: Search, threat: Threat, begin: Tensor, steps: int, clean_first: bool = False) -> Tensor | None:
     """`steps` gradients of APGD within `threat` from `begin`; the best points, or None where no image is left.
 
-    With `clean_first` the first gradient is taken at the original, so that this one is scored too. `control`: whether the
-    climbed gain decides on step sizes; the objective's own does otherwise.
+    The climbed gain decides on step sizes; the objective's own does where a loss is not comparable. With `clean_first` the
+    first gradient is taken at the original, so that this one is scored too.
     """
 
     def ask(images: Tensor) -> tuple[Tensor, Tensor]:
         gain, gradient = search.gradient(images)
-        return (gain if control else search.judged), gradient
+        return (gain if search.comparable else search.judged), gradient
 
     gain, gradient = ask(search.original if clean_first else begin)
     never = torch.zeros_like(gain, dtype=torch.bool)

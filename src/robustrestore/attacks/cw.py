@@ -111,20 +111,16 @@ class CW(Attack, name="cw"):
 
     def _margins(self, outputs: Tensor, objective: Objective) -> Tensor:
         """How far each position is past the goal, cut at `confidence` [n, P]; 0 where no label counts."""
-        classes = objective.classes
-        assert classes is not None  # `answers` keeps images away
-        logits, labels, valid = classes.read(outputs, objective.target)
+        logits, labels, valid = objective.reading.read(outputs, objective.target)
         return (_side(objective) * lead(logits, labels)).clamp(max=self.confidence) * valid
 
     def _reached(self, outputs: Tensor, objective: Objective) -> Tensor:
         """Whether the goal is reached [n] even with the labels' scores moved `confidence` logits against it."""
-        assert objective.classes is not None
-        logits, labels, _ = objective.classes.read(outputs.detach(), objective.target)
+        logits, labels, _ = objective.reading.read(outputs.detach(), objective.target)
         handicap = torch.full_like(logits[:, :1], -_side(objective) * self.confidence)
         return objective.reached(logits.scatter_add(1, labels[:, None], handicap).view(outputs.shape))
 
 
 def _side(objective: Objective) -> float:
     """1 where the label's score is to rise, -1 where it is to fall."""
-    assert objective.classes is not None
     return 1.0 if objective.wants else -1.0

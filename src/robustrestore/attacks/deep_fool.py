@@ -53,8 +53,7 @@ class DeepFool(Attack, name="deep_fool"):
 
     def _step(self, outputs: Tensor, shown: Tensor, goal: Objective) -> Tensor:
         """The shortest change to the nearest boundary; 0 for an image without any gradient."""
-        assert goal.classes is not None  # `answers` keeps images away
-        logits, label, _ = goal.classes.read(outputs, goal.target)
+        logits, label, _ = goal.reading.read(outputs, goal.target)
         scores, towards = logits[:, :, 0], goal.wants
         count = 1 if towards else min(self.candidates, scores.shape[1] - 1)
         rivals = scores.scatter(1, label, -torch.inf).topk(count, dim=1).indices

@@ -64,8 +64,7 @@ class _Jittered(Loss):
         self.attack, self.seen, self.own = attack, seen, generator(attack.seed)
 
     def run(self, model: Model, images: Tensor, objective: Objective) -> Objective:
-        classes = objective.classes
-        assert classes is not None  # `answers` keeps images away
+        classes = objective.reading
 
         def measure(outputs: Tensor, target: Tensor, original: Tensor) -> Tensor:
             logits, labels, valid = classes.read(outputs, target)

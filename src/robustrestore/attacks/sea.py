@@ -19,12 +19,12 @@ LOSSES: tuple[type[Loss], ...] = (BalancedCrossEntropy, MaskedCrossEntropy, Jens
 
 
 class SEA(Attack, name="sea"):
-    """Per image the lowest pixel accuracy over three attacks, one a loss (Croce, Singh and Hein, ECCV 2024).
+    """Per image the worst of three attacks, one a loss (Croce, Singh and Hein, ECCV 2024).
 
     APGD on balanced masked cross-entropy, masked cross-entropy and Jensen-Shannon divergence, `steps` gradients each: 30 %
     at twice the radius, 30 % at 1.5, 40 % at the threat's own, each from the best point of the one before, the first from
-    a uniform start. Plain cross-entropy controls the step. The paper takes 300 steps. Images without a right pixel left
-    are dropped. For the worst mean IoU, which is no mean over images, hand the three attacks to a report one by one.
+    a uniform start. Plain cross-entropy controls the step. The paper takes 300 steps. For a `judged` objective, as in
+    `evaluate`, the worst is the lowest pixel accuracy, and images without a right pixel left are dropped. For the worst mean IoU, which is no mean over images, hand the three attacks to a report one by one.
     """
 
     answers = ("map",)
@@ -35,7 +35,7 @@ class SEA(Attack, name="sea"):
 
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """One loss after the other, on the images that are not wholly wrong yet."""
-        search, own = Search(model, images, objective.judged(), samples=self.samples), generator(self.seed)
+        search, own = Search(model, images, objective, samples=self.samples), generator(self.seed)
         search.look(images)
         search.drop()
         for loss in LOSSES:
@@ -47,8 +47,9 @@ class SEA(Attack, name="sea"):
                 steps = int(share * self.steps)
                 begin = self._walk(model, search, loss(), begin, (_wider(self.threat, factor), steps))
                 left -= steps
-            search.goal = loss()(model, search.original, search.judge)
-            ascend(search, self.threat, self.threat.project(begin, search.original), left, control=False)
+            search.climb(loss())
+            search.comparable = False
+            ascend(search, self.threat, self.threat.project(begin, search.original), left)
         return search.result()
 
     def _walk(self, model: Model, search: Search, loss: Loss, begin: Tensor, stage: tuple[Threat, int]) -> Tensor:
@@ -57,7 +58,8 @@ class SEA(Attack, name="sea"):
         if steps == 0:
             return begin
         beyond = Search(model, search.original, changed(search.judge, by_harm=False), loss, self.samples)
-        best = ascend(beyond, threat, threat.project(begin, search.original), steps, control=False)
+        beyond.comparable = False
+        best = ascend(beyond, threat, threat.project(begin, search.original), steps)
         return begin if best is None else best
 
 

@@ -32,7 +32,7 @@ class SegPGD(Attack, name="seg_pgd"):
         current = images
         away = start(self.threat, images, generator(self.seed), self.seed) - images
         for done in range(self.steps):
-            search.goal = SegPGDWeighted(done / (2 * self.steps))(model, search.original, search.judge)
+            search.climb(SegPGDWeighted(done / (2 * self.steps)))
             _, gradient = search.gradient(current)
             moved = current + away if done == 0 else current
             current = self.threat.project(moved + step * self.threat.steepest(gradient), search.original)

@@ -139,8 +139,7 @@ class UaeRsJitter(Attack, name="uae_rs_jitter"):
         return climb(search, self.threat, self.steps, self.step, self.bits)
 
     def _measure(self, search: Search, asked: list[Tensor], objective: Objective) -> Callable[..., Tensor]:
-        classes, own = objective.classes, generator(self.seed)
-        assert classes is not None  # the base has seen to it: `answers`
+        classes, own = objective.reading, generator(self.seed)
         sign = -1.0 if objective.towards else 1.0
 
         def measure(outputs: Tensor, target: Tensor) -> Tensor:

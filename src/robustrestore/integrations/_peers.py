@@ -113,12 +113,6 @@ def parameters(made: Callable[..., Any], given: Mapping[str, Any], own: Sequence
     return set(known)
 
 
-def wants_labels(objective: Objective) -> bool:
-    """Whether the labels of a goal are to be reached rather than left: for a targeted goal, or a plain one mirrored."""
-    assert objective.classes is not None
-    return objective.wants
-
-
 def better_of(model: Model, images: Tensor, found: Tensor, attack: Any, objective: Objective) -> Tensor:
     """Per image what the peer found, brought into the threat, or the original where that serves the objective more."""
     search = Search(model, images, objective)

@@ -12,7 +12,7 @@ from ..attack import Attack, Model
 from ..task import Objective, Task
 from ..tasks import Classification
 from ..threat import Threat, as_threat
-from ._peers import Options, Sealed, as_pairs, better_of, drawing, parameters, peer, wants_labels
+from ._peers import Options, Sealed, as_pairs, better_of, drawing, parameters, peer
 
 _NORMS = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 
@@ -40,7 +40,7 @@ class Foolbox(Attack, name="foolbox"):
         with drawing(self.seed):
             made = self._made(module)
             labels = objective.target.long()
-            goal = module.criteria.TargetedMisclassification if wants_labels(objective) else module.criteria.Misclassification
+            goal = module.criteria.TargetedMisclassification if objective.wants else module.criteria.Misclassification
             theirs = module.PyTorchModel(Sealed(model, images), bounds=(0, 1), device=images.device)
             _, found, _ = made(theirs, images.clamp(0, 1), goal(labels), epsilons=self.threat.eps)
         return better_of(model, images, found, self, objective)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..attack import Attack, Model
 from ..task import Objective, Task
 from ..threat import Threat, as_threat
-from ._peers import Options, Sealed, as_pairs, better_of, drawing, parameters, peer, wants_labels
+from ._peers import Options, Sealed, as_pairs, better_of, drawing, parameters, peer
 
 # Those that take the plain cross-entropy of all positions and leave the image in its place: by grace of PyTorch's
 # loss they serve label maps too. The others read one label an image, or resize the image and not the map.
@@ -39,13 +39,12 @@ class TorchAttacks(Attack, name="torchattacks"):
         """What the peer finds, or the original where that serves the objective more."""
         if self.threat.eps == 0 or len(images) == 0:
             return images
-        assert objective.classes is not None
         labels = objective.target.long()
-        if objective.classes.ignore is not None:
-            labels = labels.where(labels != objective.classes.ignore, _IGNORED)
+        if objective.reading.ignore is not None:
+            labels = labels.where(labels != objective.reading.ignore, _IGNORED)
         with drawing(self.seed) as seed:
             made = self._made(Sealed(model, images), images, seed)
-            if wants_labels(objective):
+            if objective.wants:
                 made.set_mode_targeted_by_label(quiet=True)
             found = made(images.clamp(0, 1), labels)
         return better_of(model, images, found, self, objective)

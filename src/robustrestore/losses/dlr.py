@@ -41,9 +41,7 @@ class TargetedDLR(Loss, name="targeted_dlr"):
 
     def run(self, model: Callable[[Tensor], Tensor], images: Tensor, objective: Objective) -> Objective:
         """The classes to go for, kept as context, and their ratio as the measure."""
-        classes, name = objective.classes, type(self).__name__
-        if classes is None:
-            raise TypeError(f"{name}: expected a task with classes, got one whose answers are images")
+        classes, name = objective.reading, type(self).__name__
         with torch.no_grad():
             logits, labels, _ = classes.read(model(images), objective.target)
         if not 1 <= self.rank < logits.shape[1]:
