@@ -77,12 +77,89 @@ def levels() -> str:
     return _lines(["mean IoU, 4 frames", "no attack", "oblivious PGD-20 at 4/255"], body)
 
 
+def _ratio(row: dict[str, float] | None) -> str:
+    return f"{row['median']:.2f} [{row['lowest']:.2f}, {row['highest']:.2f}]" if row else ""
+
+
+def attack_speed() -> str:
+    """Attacks down, models across: times the floor."""
+    found = _load("attacks")
+    cases = ("classifier", "segmenter")
+    ratios = {case: found[case]["ratio to the floor"] for case in cases}
+    refused = {case: found[case]["refuses"] for case in cases}
+    names = sorted(
+        {*ratios["classifier"], *ratios["segmenter"]}, key=lambda n: ratios["classifier"].get(n, {"median": 9})["median"]
+    )
+    body = [
+        [name, *(_ratio(ratios[case].get(name)) or ("cannot" if name in refused[case] else "") for case in cases)]
+        for name in names
+    ]
+    return _lines([f"{found['about']['steps']} steps", "ResNet-18", "U-Net segmenter"], body)
+
+
+def attack_peers() -> str:
+    """What those that cannot attack a segmenter say."""
+    body = [[name, reason.replace("|", "/").replace("<", "(").replace(">", ")")] for name, reason in
+            sorted(_load("attacks")["segmenter"]["refuses"].items())]  # fmt: skip
+    return _lines(["on a segmenter", "says"], body)
+
+
+def attack_dropping() -> str:
+    """Networks down: what dropping broken images saves."""
+    body = []
+    for name, row in _load("attacks")["dropping"].items():
+        shares = [f"{100 * row['accuracy'][end]:.0f} %" for end in ("clean", "floor", "dropping")]
+        body.append([f"{name} (n = {row['images']})", *shares, _ratio(row["ratio to the floor"])])
+    return _lines(["network", "clean", "PGD-20, bare loop", "PGD-20, judged", "time"], body)
+
+
+def attack_memory() -> str:
+    """Peak memory."""
+    found = _load("attacks")["memory"]
+    body = [
+        [name, f"{value:.0f}", f"{found['ratio to the floor'].get(name, 1):.2f}"] for name, value in found["peak MiB"].items()
+    ]
+    return _lines(["U-Net segmenter, 16 images of 128 x 128", "peak MiB", "of the floor"], body)
+
+
+def parity() -> str:
+    """Models and attacks down, ours and torchattacks' across."""
+    body = []
+    for name, found in _load("parity")["results"].items():
+        for attack, row in found["rows"].items():
+            if attack == "clean":
+                body.append([f"{name} (n = {found['images']}), eps {found['eps']:.3g}: no attack", f"{row['percent']:.1f}", ""])
+                continue
+            cells = [row[who] for who in ("robustrestore", "torchattacks")]
+            body.append([attack, *(f"{c['percent']:.1f} [{c['interval'][0]:.1f}, {c['interval'][1]:.1f}]" for c in cells)])
+    return _lines(["robust accuracy in percent", "robustrestore", "torchattacks"], body)
+
+
+def by_size(name: str, metric: str) -> str:
+    """Attacks down, sizes across, first metric with its interval."""
+    found = _load(name)["results"]
+    digits = 2 if metric == "PSNR" else 3
+    rows = dict.fromkeys(row for size in found.values() for row in size["rows"])
+    body = []
+    for row in rows:
+        values = [size["rows"][row][metric] for size in found.values()]
+        body.append([row, *(f"{v:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]" for v, low, high in values)])
+    return _lines([metric, *(f"{size}/255" for size in found)], body)
+
+
 def verdicts(name: str) -> str:
     """What the report says in words."""
     return "\n".join(f"- {verdict}" for verdict in _load(name)["verdicts"])
 
 
 TABLES = {
+    "attack_speed": attack_speed,
+    "attack_peers": attack_peers,
+    "attack_dropping": attack_dropping,
+    "attack_memory": attack_memory,
+    "parity": parity,
+    "segmenter_attacks": lambda: by_size("segmenter_attacks", "mean IoU"),
+    "restorer_attacks": lambda: by_size("restorer_attacks", "PSNR"),
     "street": lambda: report("street"),
     "street verdicts": lambda: verdicts("street"),
     "photographs": lambda: report("photographs"),
