@@ -139,8 +139,8 @@ def dropping(options: argparse.Namespace) -> dict[str, object]:
     for name in ("ResNet-20, CIFAR-10", "CNN adversarially trained at 2/255, CIFAR-10"):
         model, images, target = (part.to(options.device) for part in cases[name][:3])
         goal = rr.tasks.Classification().untargeted(target).judged()
+        ends = {"clean": images, "floor": floor(model, images, target, 20), "dropping": attack(model, images, goal)}
         with torch.no_grad():
-            ends = {"clean": images, "floor": floor(model, images, target, 20), "dropping": attack(model, images, goal)}
             accuracy = {end: float((model(x).argmax(1) == target).float().mean()) for end, x in ends.items()}
         field = {
             "floor": lambda m=model, x=images, y=target: floor(m, x, y, 20),

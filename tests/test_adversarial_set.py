@@ -46,7 +46,7 @@ def test_what_comes_back_is_what_the_attack_made(tmp_path: Path) -> None:
     loaded = list(DataLoader(AdversarialSet(tmp_path / "set"), batch_size=None))
     assert torch.equal(loaded[1][0], made[1][0])
     about = json.loads((tmp_path / "set" / "manifest.json").read_text())
-    assert about["attack"] == {"repr": repr(attack), "config": attack.config(), "weights": []}
+    assert about["attack"] == {"repr": repr(attack), "config": attack.config(), "weights": ""}
     assert about["threat"]["repr"] == "Linf(eps=4/255)"
     assert about["task"]["config"] == TASK.config()
     assert about["model"] == {"what": "toys.Linear2", "identity": identity_of(model)[1]}

@@ -15,6 +15,7 @@ from robustrestore import cli, registry
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
 NO_RUN = "<!-- no-run"
+TASKS = ("label", "map", "image")  # the columns of the table of attacks
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,18 @@ def test_no_page_is_left_out_of_the_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
         assert page.relative_to(ROOT / "docs").as_posix() in menu
+
+
+def test_the_table_of_attacks_and_tasks_is_true() -> None:
+    page = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- attacks by task -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    said = {}
+    for line in table:
+        names, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        for name in re.findall(r"`(\w+)`", names):
+            said[name] = {task for task, cell in zip(TASKS, cells, strict=True) if cell.startswith("yes")}
+            assert all(cell.startswith(("yes", "no")) for cell in cells), name
+    entries = [entry for entry in registry.entries("attacks") if entry.package == "robustrestore"]
+    classes = {entry.target.rpartition(":")[2]: registry.find("attacks", entry.name) for entry in entries}
+    true = {name: set(cls.answers) for name, cls in classes.items()} | {"TorchAttacks": {"label", "map"}}  # an instance's say
+    assert said == true

@@ -17,7 +17,7 @@ from . import registry
 from .attack import Attack, Model, one_tensor
 from .component import Component
 from .files import digest, sha256, write_text
-from .identity import of_attributes, of_callable
+from .identity import of_attributes, of_callable, of_networks
 from .images import check_images, per_image
 from .journal import Journal
 from .modes import evaluating, seeded
@@ -88,10 +88,9 @@ def _about(model: Model, task: Task, attack: Attack, seed: int, dtype: torch.dty
     what, mark = identity_of(model)
     owner = getattr(model, "__self__", model)
     place = next((str(p.device) for p in owner.parameters()), "cpu") if isinstance(owner, nn.Module) else "unknown"
-    networks = [value for value in attack.settings().values() if isinstance(value, nn.Module)]
     return {
         "format": FORMAT,
-        "attack": {**_described(attack), "weights": [fingerprint(network) for network in networks]},
+        "attack": {**_described(attack), "weights": of_networks(attack)},
         "threat": _described(attack.threat),
         "task": _described(task),
         "goal": "untargeted",

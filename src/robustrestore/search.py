@@ -98,13 +98,13 @@ class Search:
         """
         if not self.judge.by_harm or len(self) == 0:
             return None
-        done = self._harm >= 1
-        if (count := int(done.sum())) == 0 or count < least * len(self):
+        kept = (self._harm < 1).nonzero()[:, 0]
+        gone = len(self) - len(kept)
+        if gone == 0 or gone < least * len(self):
             return None
         if self._low:
-            self._confirm(done.nonzero()[:, 0])
-            done = self._harm >= 1
-        kept = (~done).nonzero()[:, 0]
+            self._confirm((self._harm >= 1).nonzero()[:, 0])
+            kept = (self._harm < 1).nonzero()[:, 0]
         self._store()
         judge = self.judge.at(kept)
         self.goal = judge if self.goal is self.judge else self.goal.at(kept)
