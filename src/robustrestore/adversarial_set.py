@@ -17,7 +17,7 @@ from . import registry
 from .attack import Attack, Model, one_tensor
 from .component import Component
 from .files import digest, sha256, write_text
-from .identity import of_attributes, of_callable, of_networks
+from .identity import of_attributes, of_callable, of_settings
 from .images import check_images, per_image
 from .journal import Journal
 from .modes import evaluating, seeded
@@ -55,9 +55,12 @@ def craft(
     if (folder / MANIFEST).is_file():
         AdversarialSet(folder).verify()  # nothing that was changed since is taken over
     about = _about(model, task, attack, seed, dtype) | {"notes": dict(notes or {})}
-    journal, found = Journal(folder, about), []
+    journal: Journal | None = None
+    found = []
     for number, (images, target) in enumerate(batches):
         check_images(images)
+        attack.check(task.untargeted(target))
+        journal = journal or Journal(folder, about)  # not before it is known that the attack fits
         inputs = digest(images, target)
         done = journal.read(number, inputs)
         if done is None:
@@ -90,7 +93,7 @@ def _about(model: Model, task: Task, attack: Attack, seed: int, dtype: torch.dty
     place = next((str(p.device) for p in owner.parameters()), "cpu") if isinstance(owner, nn.Module) else "unknown"
     return {
         "format": FORMAT,
-        "attack": {**_described(attack), "weights": of_networks(attack)},
+        "attack": {**_described(attack), "weights": of_settings(attack)},
         "threat": _described(attack.threat),
         "task": _described(task),
         "goal": "untargeted",

@@ -13,6 +13,7 @@ from .search import Model as Model
 from .task import Answer, Objective
 from .threat import Threat
 
+_IN_PLACE = "model: expected one that leaves its input as it is, got one that works on it in place: hand it images.clone()"
 TASKS: dict[Answer, str] = {"label": "classification", "map": "segmentation", "image": "restoration"}
 
 
@@ -23,11 +24,14 @@ class Attack(Component, kind="attacks"):
     as it was, no gradient is stored in it, it works under `no_grad`, and the result is inside the threat and [0, 1].
     An attack whose class says `mirrors = True` is handed the mirrored objective; one that does not fit every task names
     in `answers` what it fits: models that answer with a "label", a "map" of labels or an "image". Noise, which does not
-    look for harm, says `ascends = False`: its result may lower the objective.
+    look for harm, says `ascends = False`: its result may lower the objective. One that needs no gradient says `blind = True`,
+    one that looks for a small change, or may change a part only, `fills = False`: it is not held against noise of full size.
     """
 
     mirrors: ClassVar[bool] = False
     ascends: ClassVar[bool] = True
+    blind: ClassVar[bool] = False
+    fills: ClassVar[bool] = True
     answers: tuple[Answer, ...] = ("label", "map", "image")
     threat: Threat
 
@@ -42,17 +46,22 @@ class Attack(Component, kind="attacks"):
             )
         if len(objective.target) != len(images):
             raise ValueError(f"objective: expected {len(images)} targets, one an image, got {len(objective.target)}")
-        if objective.answer not in self.answers:
-            fits = " or ".join(TASKS[answer] for answer in self.answers)
-            raise TypeError(f"{type(self).__name__}: expected an objective of {fits}, got one of {TASKS[objective.answer]}")
+        self.check(objective)
         goal = objective.mirrored() if self.mirrors else objective
         with evaluating(model), trusted(), torch.inference_mode(False), torch.enable_grad():
             original = images.detach().clone()
             wide = original if original.dtype.itemsize > 4 else original.float()
-            found = self.run(lambda x: one_tensor(model(x.to(images.dtype))), wide, goal.cloned())
+            found = self.run(lambda x: _untouched(model, x.to(images.dtype)), wide, goal.cloned())
             if found.shape != wide.shape:
                 raise ValueError(f"{type(self).__name__}: expected run to keep {list(wide.shape)}, got {list(found.shape)}")
             return self._inside(found.detach(), wide, images.dtype)
+
+    @final
+    def check(self, objective: Objective) -> None:
+        """TypeError where the attack does not fit the objective's task."""
+        if objective.answer not in self.answers:
+            fits = " or ".join(TASKS[answer] for answer in self.answers)
+            raise TypeError(f"{type(self).__name__}: expected an objective of {fits}, got one of {TASKS[objective.answer]}")
 
     def _inside(self, found: Tensor, original: Tensor, dtype: torch.dtype) -> Tensor:
         """Project, with room for the rounding of half precision so that this does not leave the ball either."""
@@ -71,6 +80,20 @@ class Attack(Component, kind="attacks"):
     @abstractmethod
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """Images that raise `objective.gain(model(...))`; ask through a `Search`, which keeps the best."""
+
+
+def _untouched(model: Model, images: Tensor) -> Tensor:
+    """The model's answer; ValueError where it works on its input in place, which would move what changes are measured from."""
+    before = images._version
+    try:
+        outputs = one_tensor(model(images))
+    except RuntimeError as error:
+        if "in-place operation" not in str(error):
+            raise
+        raise ValueError(_IN_PLACE) from error
+    if images._version != before:
+        raise ValueError(_IN_PLACE)
+    return outputs
 
 
 def one_tensor(outputs: object) -> Tensor:

@@ -82,6 +82,7 @@ class BlackBox(Attack):
     `loss`: what is climbed; None, the objective's own gain.
     """
 
+    blind = True
     queries: int
     loss: Loss | None
 

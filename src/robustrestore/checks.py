@@ -134,6 +134,7 @@ def check_task(task: Task, outputs: Tensor, target: Tensor) -> None:
     verdict = task.correct(outputs, target)
     _require(verdict.shape == (count,) and verdict.dtype == torch.bool, task, "one verdict an image", verdict)
     goal = task.untargeted(target)
+    _require(task.targeted(target).towards and not goal.towards, task, "targeted goals say towards=True, others do not")
     _require(torch.allclose(goal.gain(outputs), loss), task, "the untargeted gain is the loss")
     _require(torch.allclose(goal.mirrored().gain(outputs), -loss), task, "the mirrored gain is its negative")
     for metric in task.metrics():

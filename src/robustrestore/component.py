@@ -58,6 +58,10 @@ class Component:
         shown = {name: value for name, value in self.settings().items() if not _usual(value, defaults[name])}
         return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in shown.items())})"
 
+    def hidden(self) -> list[Any]:
+        """What acts and is not told by the settings, a function that a text names for one: results are bound to it too."""
+        return []
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed; networks are shared with the original, not copied."""
         known = self.settings()

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -20,9 +20,13 @@ def of_callable(thing: Callable[..., Any]) -> str:
     if isinstance(thing, functools.partial):
         given = [_of_value(v) for v in (*thing.args, *thing.keywords.values())]
         return f"partial {of_callable(thing.func)} {given} {list(thing.keywords)}"
+    owner = getattr(thing, "__self__", None)
     code = getattr(thing, "__code__", None)
     more = _digest(_of_code(code) + "".join(_surroundings(thing))) if code is not None else ""
-    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(thing))} {more}".strip()
+    if code is None and not isinstance(thing, type) and not hasattr(thing, "__qualname__"):  # an object that is called
+        return f"{of_callable(type(thing).__call__)} {_of_value(dict(sorted(vars(thing).items())))}"
+    text = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')} {more}".strip()
+    return text if owner is None or isinstance(owner, type | ModuleType) else f"{text} of {_of_owner(owner)}"
 
 
 def of_attributes(module: nn.Module) -> str:
@@ -34,13 +38,18 @@ def of_attributes(module: nn.Module) -> str:
     return _digest(repr(found))
 
 
-def of_networks(value: Any) -> str:
-    """The weights of every module among the settings of a part, to the bottom; empty where there is none."""
-    if isinstance(value, nn.Module):
-        return fingerprint(value)
+def of_settings(value: Any) -> str:
+    """What the repr of a part does not tell: weights, modules and functions among its settings, to the bottom.
+
+    Empty where there are none.
+    """
     if isinstance(value, list | tuple):
-        return "".join(of_networks(one) for one in value)
-    return of_networks(list(value.settings().values())) if isinstance(value, Component) else ""
+        return "".join(of_settings(one) for one in value)
+    if isinstance(value, Component):
+        return of_settings([*value.settings().values(), *value.hidden()])
+    if isinstance(value, nn.Module):
+        return _of_value(value)
+    return of_callable(value) if callable(value) else ""
 
 
 def _digest(text: str) -> str:
@@ -62,6 +71,10 @@ def _surroundings(function: Any) -> list[str]:
         *(getattr(function, "__kwdefaults__", None) or {}).values(),
     ]
     return [_of_value(value) for value in values]
+
+
+def _of_owner(owner: Any) -> str:
+    return _of_value(owner if isinstance(owner, nn.Module) else getattr(owner, "__dict__", owner))
 
 
 def _of_value(value: Any) -> str:

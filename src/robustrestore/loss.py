@@ -39,7 +39,12 @@ class ClassLoss(Loss):
     @final
     def run(self, model: Callable[[Tensor], Tensor], images: Tensor, objective: Objective) -> Objective:
         """The mean over labelled positions of `away`, or of `towards` where the goal leads to the labels."""
-        classes = objective.reading
+        if objective.classes is None:
+            raise TypeError(
+                f"{type(self).__name__}: expected a task with classes, got one whose answers are images: "
+                "use one of the losses of restoration, for example losses.L1()"
+            )
+        classes = objective.classes
         score = self.towards if objective.wants else self.away
 
         def measure(outputs: Tensor, target: Tensor, /, *context: Tensor) -> Tensor:

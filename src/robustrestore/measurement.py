@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .attack import Attack, Model, one_tensor
 from .diagnosis import Marks, of_gradients, of_outputs, trivial
-from .identity import of_callable, of_networks
+from .identity import of_callable, of_settings
 from .images import trusted
 from .modes import evaluating, seeded
 from .pipeline import DefendedPipeline
@@ -64,7 +64,9 @@ class Measurement:
         defences = own + [DefendedPipeline(pipeline.model, [stage]) for stage in baselines]
         self.defences = dict(zip(_labels(defences), defences, strict=True))
         self.models: dict[str, Model] = {UNDEFENDED: pipeline.predict, **self.defences}
-        threats = {repr(attack.threat): attack.threat for attack in attacks if attack.ascends and not attack.mirrors}
+        threats = {
+            repr(attack.threat): attack.threat for attack in attacks if attack.ascends and attack.fills and not attack.mirrors
+        }
         self.trivial = {f"{what} of {name}": a for name, threat in threats.items() for what, a in trivial(threat).items()}
         self.names = dict(zip(_unique([repr(attack) for attack in attacks]), attacks, strict=True))
 
@@ -80,7 +82,7 @@ class Measurement:
             "views": {name: of_callable(view) for name, view in self.views.items()},
             "defences": {name: [repr(stage) for stage in p.stages] for name, p in self.defences.items()},
             "weights": {name: fingerprint(p) for name, p in {UNDEFENDED: self.pipeline, **self.defences}.items()}
-            | {name: own for name, attack in self.names.items() if (own := of_networks(attack))},
+            | {name: own for name, attack in self.names.items() if (own := of_settings(attack))},
             "device": device,
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in packages},
@@ -115,17 +117,20 @@ class Measurement:
 
     def _attacked(self, name: str, attack: Attack, done: "_Batch") -> None:
         """The rows of one attack: on the bare model, and on every defence as each view sees it."""
-        bare, marks = self._attack(attack, self.pipeline.predict, done, UNDEFENDED, "-")
         key = UNDEFENDED, name, "-"
-        done.rows[key], done.marks[key] = _outputs(self.pipeline.predict, bare), marks
+        bare, done.marks[key] = self._attack(attack, self.pipeline.predict, done, UNDEFENDED, "-")
+        done.rows[key] = _outputs(self.pipeline.predict, bare)
         done.shown["attacked (bare model)"], done.shown["its output"] = bare, done.rows[key]
+        handed: tuple[Tensor, Marks] | None = None  # to every defence whose attacker does not know it
         for label, defence in self.defences.items():
             for view_name, view in self.views.items():
                 seen, key = view(defence), (label, name, view_name)
                 owner = getattr(getattr(seen, "__self__", None), "model", None)
-                # `predict` of the same model is the bare attack again
-                known = getattr(seen, "__func__", None) is DefendedPipeline.predict and owner is self.pipeline.model
-                attacked, done.marks[key] = (bare, marks) if known else self._attack(attack, seen, done, label, view_name)
+                if getattr(seen, "__func__", None) is DefendedPipeline.predict and owner is self.pipeline.model:
+                    handed = handed or self._attack(attack, seen, done, label, view_name)
+                    attacked, done.marks[key] = handed
+                else:
+                    attacked, done.marks[key] = self._attack(attack, seen, done, label, view_name)
                 outputs = done.rows[key] = _outputs(defence, attacked)
                 if defence is self.pipeline:
                     done.shown |= self._stages(attacked, outputs, view_name)
@@ -133,16 +138,22 @@ class Measurement:
     def _attack(self, attack: Attack, seen: Model, done: "_Batch", label: str, view: str) -> tuple[Tensor, Marks]:
         """Attacked images, and what the attacker saw.
 
-        What has nothing left to lose is dropped, if the attacker sees just what is scored: an image that is handed on to
-        another model, or whose outcome is random, has to be as harmful as can be.
+        What has nothing left to lose is dropped, if the attacker sees just what is scored, on clean and on attacked images:
+        an image that is handed on to another model, or whose outcome is random, has to be as harmful as can be.
         """
+        scored = self.models[label]
         if (label, view) not in done.exact:
             clean = done.rows[label, NO_ATTACK, "-"]
-            apart = bool(of_outputs(seen, done.images, clean, done.objective)["unsteady"].any())
-            done.exact[label, view] = not apart and not (label == UNDEFENDED and self.defences)
-        objective = done.objective.judged() if done.exact[label, view] else done.objective
-        attacked = attack(seen, done.images, objective)
-        return attacked, of_gradients(seen, done.images, attacked, objective)
+            done.exact[label, view] = not bool(of_outputs(seen, done.images, clean, done.objective)["unsteady"].any())
+        if done.exact[label, view]:
+            attacked = attack(seen, done.images, done.objective.judged())
+            found = _outputs(seen, attacked)
+            same = seen is scored or bool(torch.isclose(found, _outputs(scored, attacked), rtol=1e-3, atol=1e-4).all())
+            done.exact[label, view] = same
+        if not done.exact[label, view]:
+            attacked = attack(seen, done.images, done.objective)
+        marks = {} if attack.blind else of_gradients(seen, done.images, attacked, done.objective)
+        return attacked, marks
 
     def _stages(self, attacked: Tensor, outputs: Tensor, view: str) -> dict[str, Tensor]:
         """What a picture shows of one view: the attack, each stage's images, the output."""

@@ -60,7 +60,10 @@ def _make(node: ast.expr, kind: str) -> Any:
     if isinstance(node, ast.Name):
         return _default(_class(node.id, kind))
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return _variant(_class(node.value.id, kind), node.attr)
+        return _variant(_class(node.value.id, kind), node.attr, [], {})
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+        given = {str(k.arg): _make(k.value, kind) for k in node.keywords if k.arg}
+        return _variant(_class(node.func.value.id, kind), node.func.attr, [_make(item, kind) for item in node.args], given)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         cls = _class(node.func.id, kind)
         if any(k.arg is None for k in node.keywords):
@@ -76,12 +79,12 @@ def _default(cls: Any) -> Any:
     return cls.default() if hasattr(cls, "default") else cls()
 
 
-def _variant(cls: Any, name: str) -> Any:
-    """A ready-made part by the class method of that name (`unet.derain`)."""
+def _variant(cls: Any, name: str, args: list[Any], given: dict[str, Any]) -> Any:
+    """A ready-made part by the class method of that name (`unet.derain`, `worst.restoration(linf(4/255))`)."""
     known = [n for n, v in vars(cls).items() if isinstance(v, classmethod) and not n.startswith("_")]
     if name not in known:
         raise ValueError(f"{cls.__name__}.{name}: expected one of {known or 'no variants'}")
-    return getattr(cls, name)()
+    return getattr(cls, name)(*args, **given)
 
 
 class Photographs(Dataset[tuple[Tensor, Tensor]]):

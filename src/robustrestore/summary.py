@@ -62,7 +62,7 @@ def _beaten(run: Measurement, tables: Tables, found: list[dict[str, Tensor]]) ->
     metric, said = run.metrics[0], []
     for defence, attack, what in itertools.product(run.models, run.names, run.trivial):
         own = run.names[attack]
-        if not what.endswith(f" of {own.threat!r}") or not own.ascends or own.mirrors:
+        if not what.endswith(f" of {own.threat!r}") or not (own.ascends and own.fills) or own.mirrors:
             continue
         mine = min(metric.value(t[metric.name]) for key, t in tables.items() if key[:2] == (defence, attack))
         theirs = metric.value(_joined(found, f"trivial/{defence}/{what}/{metric.name}"))

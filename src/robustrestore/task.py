@@ -81,9 +81,9 @@ class Objective:
         return hit if self.sign > 0 else ~hit
 
     def harm(self, outputs: Tensor) -> Tensor:
-        """What counts in the end, [N] in 0..1: a wrong label, the share of wrong pixels; 1 leaves nothing to win.
+        """What counts in the end, [N] in 0..1: a wrong label, the share of wrong pixels, the squared error of what is shown.
 
-        0 where no such share is known: for images, and for a mirrored goal.
+        1 leaves nothing to win. 0 for a task that says nothing of harm, and for a mirrored goal.
         """
         if self.harmed is None or self.sign < 0:
             return torch.zeros(len(self.target), device=outputs.device)

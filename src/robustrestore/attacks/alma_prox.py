@@ -29,6 +29,7 @@ class ALMAProx(Attack, name="alma_prox"):
     the change.
     """
 
+    fills = False
     answers = ("label", "map")
 
     def __init__(self, threat: Threat, steps: int = 500, step: float = 1e-3, share: float = 0.99) -> None:

@@ -27,6 +27,7 @@ class CW(Attack, name="cw"):
     suits an L2 threat. `steps` a weight, cut short where the cost stalls; `search_steps` weights from `c` on.
     """
 
+    fills = False
     answers = ("label", "map")
 
     def __init__(

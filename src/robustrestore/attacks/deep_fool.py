@@ -23,6 +23,7 @@ class DeepFool(Attack, name="deep_fool"):
     leads. What needs more than the threat is projected at the end.
     """
 
+    fills = False
     answers = ("label",)
 
     def __init__(self, threat: Threat, steps: int = 50, candidates: int = 10, overshoot: float = 0.02) -> None:

@@ -1,10 +1,12 @@
 """The smallest change that spoils a restored image: Carlini and Wagner (2017), carried over to images as outputs."""
 
+from dataclasses import replace as changed
+
 import torch
 from torch import Tensor
 
 from ..attack import Attack, Model
-from ..images import per_image
+from ..images import clamp, per_image
 from ..modes import generator
 from ..search import Search
 from ..task import Objective
@@ -25,6 +27,7 @@ class CWRestoration(Attack, name="cw_restoration"):
     one grey level off, as there is no gradient at the model's own clean output. A report needs ||d||_2 and `psnr` together.
     """
 
+    fills = False
     answers = ("image",)
 
     def __init__(
@@ -48,8 +51,8 @@ class CWRestoration(Attack, name="cw_restoration"):
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """Search for c; the smallest change that met the goal."""
         search = Search(model, images, objective, samples=self.samples)
-        rising = not objective.wants
-        goal = 10 ** (-self.psnr / 10) * (1 if rising else -1)
+        search.goal = changed(objective, measure=lambda outputs, *rest: objective.measure(clamp(outputs), *rest))  # as shown
+        goal = 10 ** (-self.psnr / 10) * (-1 if objective.wants else 1)
         found = _Found(images, search.look(images) >= goal)
         noise = _start(images, self.seed)
         weight = torch.ones_like(found.size)

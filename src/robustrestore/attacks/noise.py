@@ -21,6 +21,7 @@ class Noise(Attack):
     """
 
     ascends = False
+    blind = True
 
     def __init__(self, threat: Threat, draws: int = 1, seed: int | None = 0) -> None:
         if draws < 1:
@@ -69,6 +70,7 @@ class ConstantShift(Attack, name="constant_shift"):
     """
 
     ascends = False
+    blind = True
 
     def __init__(self, threat: Threat) -> None:
         self.threat = as_threat(threat)

@@ -17,7 +17,8 @@ class PGD(Attack, name="pgd"):
     clean image with `random_start=False`; further `restarts` are always uniform. `samples` > 1 averages gradients over a
     random defence (EOT). With a `seed` every image gets the same start whatever its batch; None draws afresh for each.
     `loss`: climbed in place of the objective's own. Per image the best of all iterates is kept, the clean image included:
-    the first gradient is taken there, so that this costs nothing.
+    the first gradient is taken there, so that this costs nothing. Where it is zero (a model's own clean output is the
+    target), the first step is the random start alone.
     """
 
     def __init__(
@@ -43,7 +44,8 @@ class PGD(Attack, name="pgd"):
         """Ascend from every start."""
         search, own = Search(model, images, objective, self.loss, self.samples), generator(self.seed)
         for restart in range(self.restarts):
-            self._climb(search, own, restart)
+            if len(search):
+                self._climb(search, own, restart)
         return search.result()
 
     def _climb(self, search: Search, own: Generator, restart: int) -> None:

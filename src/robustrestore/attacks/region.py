@@ -18,6 +18,7 @@ class DegradedOnly(Attack, name="degraded_only"):
     it in the region.
     """
 
+    fills = False
     answers = ("image",)
 
     def __init__(self, attack: Attack, threshold: float = GREY_LEVELS) -> None:
@@ -32,6 +33,7 @@ class DegradedOnly(Attack, name="degraded_only"):
 class IntactOnly(Attack, name="intact_only"):
     """The complement of `DegradedOnly` (Yu et al., 2022): only pixels that need no restoration may be changed."""
 
+    fills = False
     answers = ("image",)
 
     def __init__(self, attack: Attack, threshold: float = GREY_LEVELS) -> None:

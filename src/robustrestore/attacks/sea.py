@@ -24,7 +24,8 @@ class SEA(Attack, name="sea"):
     APGD on balanced masked cross-entropy, masked cross-entropy and Jensen-Shannon divergence, `steps` gradients each: 30 %
     at twice the radius, 30 % at 1.5, 40 % at the threat's own, each from the best point of the one before, the first from
     a uniform start. Plain cross-entropy controls the step. The paper takes 300 steps. For a `judged` objective, as in
-    `evaluate`, the worst is the lowest pixel accuracy, and images without a right pixel left are dropped. For the worst mean IoU, which is no mean over images, hand the three attacks to a report one by one.
+    `evaluate`, the worst is the lowest pixel accuracy, and images without a right pixel left are dropped. For the worst mean
+    IoU, which is no mean over images, hand the three attacks to a report one by one.
     """
 
     answers = ("map",)

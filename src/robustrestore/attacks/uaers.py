@@ -144,7 +144,7 @@ class UaeRsJitter(Attack, name="uae_rs_jitter"):
 
         def measure(outputs: Tensor, target: Tensor) -> Tensor:
             logits, labels, valid = classes.read(outputs, target)
-            largest = logits.abs().amax(1, keepdim=True)
+            largest = logits.abs().where(logits.isfinite(), 0.0).amax(1, keepdim=True)  # -inf: a masked class
             shares = (self.scale * logits / torch.where(largest > 0, largest, 1.0)).softmax(1)
             one = shares[:1] if self.seed is not None else shares
             shares = shares + self.noise * torch.randn(one.shape, generator=own).to(shares)

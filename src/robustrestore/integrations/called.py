@@ -28,6 +28,10 @@ class Called(Attack, name="called"):
     def __init__(self, threat: Threat, function: str | Function, seed: int | None = 0) -> None:
         self.threat, self.function, self.seed = as_threat(threat), _named(function), seed
 
+    def hidden(self) -> list[Function]:
+        """The function itself: its text stays the same when it is edited."""
+        return [_found(self.function)] if isinstance(self.function, str) else []
+
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """What the function finds, or the original where that serves the objective more."""
         function = _found(self.function) if isinstance(self.function, str) else self.function

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attack import Attack, Model
-from ..task import Objective, Task
+from ..task import Answer, Objective, Task
 from ..threat import Threat, as_threat
 from ._peers import Options, Sealed, as_pairs, better_of, drawing, parameters, peer
 
@@ -31,6 +31,8 @@ class TorchAttacks(Attack, name="torchattacks"):
     without torchattacks, ValueError for unknown names and for a norm or size that is not the threat's.
     """
 
+    answers: tuple[Answer, ...] = ("label", "map")
+
     def __init__(self, threat: Threat, attack: str, options: Options = (), seed: int | None = 0) -> None:
         self.threat, self.attack, self.options, self.seed = as_threat(threat), attack, as_pairs(options), seed
         self.answers = ("label", "map") if attack in _MAPS else ("label",)
@@ -45,7 +47,7 @@ class TorchAttacks(Attack, name="torchattacks"):
         with drawing(self.seed) as seed:
             made = self._made(Sealed(model, images), images, seed)
             if objective.wants:
-                made.set_mode_targeted_by_label(quiet=True)
+                _aim(made)
             found = made(images.clamp(0, 1), labels)
         return better_of(model, images, found, self, objective)
 
@@ -104,3 +106,10 @@ class AsTorchAttacks:
 
     def __repr__(self) -> str:
         return f"AsTorchAttacks({self.ours!r}, {type(self.model).__name__}, {self.task!r}, mode={self.attack_mode})"
+
+
+def _aim(made: Any) -> None:
+    try:
+        made.set_mode_targeted_by_label(quiet=True)
+    except ValueError as error:
+        raise ValueError(f"{type(made).__name__}: expected an attack with a targeted mode, it has none: {error}") from error

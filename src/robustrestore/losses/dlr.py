@@ -74,5 +74,6 @@ def _largest(logits: Tensor, count: int, name: str) -> Tensor:
 
 def _spread(logits: Tensor, difference: Tensor) -> Tensor:
     """`difference` [N, P], held above what rounding leaves of it: with tied scores the ratio stays finite."""
-    floor = (logits.detach().abs().amax(1) * ROUNDING).clamp(min=TINY)
+    scores = logits.detach()  # a class may be masked out with -inf
+    floor = (scores.abs().where(scores.isfinite(), 0.0).amax(1) * ROUNDING).clamp(min=TINY)
     return torch.maximum(difference, floor)

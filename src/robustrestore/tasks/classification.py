@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import metrics
 from ..task import Classes, Objective, Task
-from ._labels import as_labels, check_finite, check_labels, check_logits, cross_entropy
+from ._labels import as_labels, check_finite, check_labels, check_logits, sharp_cross_entropy
 
 
 class Classification(Task, name="classification"):
@@ -20,7 +20,7 @@ class Classification(Task, name="classification"):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy in nats [N]."""
         check_logits(outputs, target, dims=2)
-        return cross_entropy(outputs, target, ignore=None)
+        return sharp_cross_entropy(outputs, target)
 
     def correct(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Whether the largest logit is the label."""

@@ -46,17 +46,26 @@ class Restoration(Task, name="restoration"):
         """Whether the clamped output reaches `floor` dB."""
         return self.loss(outputs.clamp(0, 1), target) <= 10 ** (-self.floor / 10)
 
+    def _seen(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self.loss(outputs.clamp(0, 1), target)
+
     def metrics(self) -> tuple[metrics.Metric, ...]:
         """PSNR and SSIM."""
         return metrics.psnr(), metrics.ssim()
 
     def untargeted(self, target: Tensor) -> Objective:
-        """Raise the squared error; reached below `floor` dB."""
-        return Objective(self.loss, lambda outputs, wanted: ~self.correct(outputs, wanted), target)
+        """Raise the squared error; reached below `floor` dB. Harm: the clamped output's squared error."""
+        return Objective(self.loss, lambda outputs, wanted: ~self.correct(outputs, wanted), target, harmed=self._seen)
 
     def targeted(self, wanted: Tensor) -> Objective:
-        """Lower the squared error to the wanted image; reached from `floor` dB on."""
-        return Objective(lambda outputs, images: -self.loss(outputs, images), self.correct, wanted, towards=True)
+        """Lower the squared error to the wanted image; reached from `floor` dB on. Harm: 1 less the clamped error."""
+        return Objective(
+            lambda outputs, images: -self.loss(outputs, images),
+            self.correct,
+            wanted,
+            harmed=lambda outputs, images: 1 - self._seen(outputs, images),
+            towards=True,
+        )
 
     def render(self, outputs: Tensor, images: Tensor) -> Tensor:
         """The output itself, clamped."""
