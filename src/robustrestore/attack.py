@@ -51,7 +51,7 @@ class Attack(Component, kind="attacks"):
         with evaluating(model), trusted(), torch.inference_mode(False), torch.enable_grad():
             original = images.detach().clone()
             wide = original if original.dtype.itemsize > 4 else original.float()
-            found = self.run(lambda x: _untouched(model, x.to(images.dtype)), wide, goal.cloned())
+            found = self.run(lambda x: untouched(model, x.to(images.dtype)), wide, goal.cloned())
             if found.shape != wide.shape:
                 raise ValueError(f"{type(self).__name__}: expected run to keep {list(wide.shape)}, got {list(found.shape)}")
             return self._inside(found.detach(), wide, images.dtype)
@@ -82,16 +82,16 @@ class Attack(Component, kind="attacks"):
         """Images that raise `objective.gain(model(...))`; ask through a `Search`, which keeps the best."""
 
 
-def _untouched(model: Model, images: Tensor) -> Tensor:
+def untouched(model: Model, images: Tensor) -> Tensor:
     """The model's answer; ValueError where it works on its input in place, which would move what changes are measured from."""
-    before = images._version
+    before = None if images.is_inference() else images._version
     try:
         outputs = one_tensor(model(images))
     except RuntimeError as error:
         if "in-place operation" not in str(error):
             raise
         raise ValueError(_IN_PLACE) from error
-    if images._version != before:
+    if before is not None and images._version != before:
         raise ValueError(_IN_PLACE)
     return outputs
 

@@ -23,7 +23,7 @@ class Journal:
             differ = sorted(key for key in {*before, *now} if json.dumps(before.get(key)) != json.dumps(now.get(key)))
             if differ:
                 raise ValueError(
-                    f"{folder}: expected results of the same settings, got some that differ in {differ}: "
+                    f"{folder}: expected the results of these settings, got one that differs in {differ}: "
                     "choose another folder, or delete this one to start anew"
                 )
         else:

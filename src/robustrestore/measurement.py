@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attack import Attack, Model, one_tensor
+from .attack import Attack, Model, untouched
 from .diagnosis import Marks, of_gradients, of_outputs, trivial
 from .identity import of_callable, of_settings
 from .images import trusted
@@ -187,7 +187,7 @@ class Measurement:
 
 def _outputs(model: Model, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return one_tensor(model(images))
+        return untouched(model, images)
 
 
 def _labels(pipelines: Sequence[DefendedPipeline]) -> list[str]:

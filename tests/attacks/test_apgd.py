@@ -38,8 +38,8 @@ def test_linear_model_l2_optimum_is_met_closer_than_pgd_does() -> None:
     goal = rr.tasks.Classification().untargeted(torch.tensor([0, 0, 0]))
     best = images - 0.1 * model.weight.detach() / model.weight.detach().norm()
     far = [float((kind(rr.L2(0.1), steps=40)(model, images, goal) - best).abs().max()) for kind in KINDS]
-    assert far[0] < 1e-3
-    assert far[0] < far[1]
+    assert far[0] < 1e-4
+    assert far[0] < far[1] + 1e-5  # rounding
 
 
 def test_targeted_form_reaches_the_most_damaging_class_of_a_linear_model() -> None:
@@ -58,7 +58,7 @@ def test_targeted_form_reaches_the_most_damaging_class_of_a_linear_model() -> No
     logits = model(found)
     own = logits.gather(1, labels[:, None])[:, 0]
     other = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    share = (other - own) / torch.stack(reach)
+    share = ((other - own) / torch.stack(reach)).detach()
     assert float(share.min()) > 0.95  # the denominator of DLR moves with the image: no closed form is met to the digit
     assert float(share.max()) < 1 + 1e-5
 
