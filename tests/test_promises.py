@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from toys import Gain, PixelSegmenter, photos
+from toys import Gain, Moody, PixelSegmenter, photos
 from toys_peers import towards_grey
 
 import robustrestore as rr
@@ -32,6 +32,20 @@ class _Still(nn.Module):
 
     def forward(self, z: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         return z
+
+
+class _Tenth(nn.Module):
+    """A stand-in blind network: a tenth of the image is noise."""
+
+    def forward(self, noisy: torch.Tensor) -> torch.Tensor:
+        return 0.1 * noisy
+
+
+def _adaptive() -> rr.purifiers.Adaptive:
+    """Two levels of blur, chosen by the mean colour."""
+    features = rr.Features(nn.Sequential(nn.AdaptiveAvgPool2d(1)), "0")
+    stages = [rr.purifiers.Blur(0.5), rr.purifiers.Blur(1.5)]
+    return rr.purifiers.Adaptive.of(stages, features, features.statistics(photos(5)))
 
 
 def _pull() -> diffusion.Denoiser:
@@ -80,12 +94,29 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "uniform_noise": lambda: rr.attacks.UniformNoise(rr.L2(0.2), seed=3),
         "worst": lambda: rr.attacks.Worst([rr.attacks.FGSM(rr.L2(0.2)), rr.attacks.PGD(rr.L2(0.2), steps=3)]),
     },
+    "class_terms": {
+        "any_label": rr.guidances.AnyLabel,
+        "label_of_input": rr.guidances.LabelOfInput,
+        "label_of_noisy": rr.guidances.LabelOfNoisy,
+    },
     "degradations": {"rain": lambda: rr.degradations.Rain(blend="screen", seed=3)},
     "denoisers": {
+        "blind": lambda: rr.integrations.gaussian.Blind(_Tenth()),
+        "continuous_v": lambda: rr.integrations.kdiffusion.ContinuousV(_Still()),
         "discrete_time": lambda: diffusion.DiscreteTime(_Still(), prediction="sample"),
+        "edm": lambda: rr.integrations.edm.EDM(_Still()),
         "noise_conditioned": _pull,
+        "sigma_map": lambda: rr.integrations.gaussian.SigmaMap(_Pull()),
         "sigma_unet": lambda: diffusion.SigmaUNet(width=8),
     },
+    "guidances": {
+        "agdm": lambda: rr.guidances.AGDM(Moody(), feature_weight=0.5, label=rr.guidances.AnyLabel()),
+        "frequency": lambda: rr.guidances.FrequencyGuidance(delta=0.1),
+        "on_estimate": lambda: rr.guidances.OnEstimate(rr.guidances.PixelGuidance(reference=rr.guidances.Renoised())),
+        "pixel": lambda: rr.guidances.PixelGuidance(strength=30, reference=rr.guidances.Denoised(_pull())),
+        "ssim": rr.guidances.SSIMGuidance,
+    },
+    "grids": {"even": diffusion.Even, "timesteps": lambda: diffusion.TimestepGrid([0.9, 0.5, 0.1])},
     "losses": {
         "balanced_cross_entropy": rr.losses.BalancedCrossEntropy,
         "clean_output": rr.losses.CleanOutput,
@@ -106,14 +137,29 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
     "models": {"adapted": lambda: rr.Adapted(Gain(), mean=[0.5] * 3, std=[0.2] * 3, channels=[2, 1, 0])},
     "pipelines": {"defended": lambda: rr.DefendedPipeline(PixelSegmenter(), [rr.purifiers.Blur(), rr.restorers.UNet(width=4)])},
     "purifiers": {
+        "adaptive": _adaptive,
         "bit_depth": rr.purifiers.BitDepth,
         "blur": rr.purifiers.Blur,
         "diffusion": lambda: rr.purifiers.Diffusion(diffusion.SigmaUNet(width=8), steps=3, sampler=diffusion.DDPM()),
+        "ensemble": lambda: rr.purifiers.Ensemble(rr.purifiers.Diffusion(diffusion.SigmaUNet(width=8), steps=1), runs=3),
         "jpeg": rr.purifiers.Jpeg,
         "median": rr.purifiers.Median,
+        "rounds": lambda: rr.purifiers.Rounds(rr.purifiers.Diffusion(diffusion.SigmaUNet(width=8)), [[0.05, 1], [0.1, 2]]),
+        "score_opt": lambda: rr.purifiers.ScoreOpt(diffusion.SigmaUNet(width=8), iterations=3),
+    },
+    "references": {
+        "denoised": lambda: rr.guidances.Denoised(diffusion.SigmaUNet(width=4)),
+        "renoised": lambda: rr.guidances.Renoised(seed=3),
     },
     "restorers": {"network": lambda: rr.restorers.Network(Gain(0.9)), "unet": lambda: rr.restorers.UNet(width=4)},
-    "samplers": {"ddim": lambda: diffusion.DDIM(eta=0.5), "ddpm": diffusion.DDPM, "one_step": diffusion.OneStep},
+    "samplers": {
+        "ddim": lambda: diffusion.DDIM(eta=0.5),
+        "ddpm": lambda: diffusion.DDPM(diffusion.TimestepGrid()),
+        "dpm_solver_pp": diffusion.DPMSolverPP,
+        "one_step": diffusion.OneStep,
+        "vp_ode": lambda: diffusion.VPODE(diffusion.Even()),
+        "vp_sde": diffusion.VPSDE,
+    },
     "tasks": {
         "classification": rr.tasks.Classification,
         "restoration": lambda: rr.tasks.Restoration(floor=20),
@@ -124,10 +170,14 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "linf": lambda: rr.Linf(8 / 255),
         "normalised_linf": lambda: rr.NormalisedLinf(0.2),
     },
+    "votes": {"majority": lambda: rr.MajorityVote(7), "mean": lambda: rr.MeanVote(5)},
 }
 PARTS = [entry for entry in registry.entries() if entry.package == "robustrestore"]
 FOREIGN = {"adapted": ["model"], "defended": ["model"], "network": ["network"], "noise_conditioned": ["network"]}
-FOREIGN["discrete_time"] = ["network"]
+FOREIGN["adaptive"] = ["model"]
+FOREIGN["discrete_time"] = FOREIGN["agdm"] = ["network"]
+FOREIGN["pixel"] = ["reference.denoiser.network"]
+FOREIGN["blind"] = FOREIGN["continuous_v"] = FOREIGN["edm"] = FOREIGN["sigma_map"] = ["network"]
 FOREIGN["transfer"] = ["source"]
 FOREIGN["perceptual"] = ["features"]
 FOREIGN["uae_rs_mixcut"] = FOREIGN["uae_rs_mixup"] = ["features", "samples"]
@@ -152,6 +202,11 @@ def test_stages(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES["denoisers"]))
 def test_denoisers(name: str) -> None:
     checks.check_denoiser(CASES["denoisers"][name](), exact=name != "discrete_time")
+
+
+@pytest.mark.parametrize("name", sorted(CASES["guidances"]))
+def test_guidances(name: str) -> None:
+    checks.check_guidance(CASES["guidances"][name]())
 
 
 @pytest.mark.usefixtures("peers")

@@ -2,10 +2,12 @@
 
 from . import assets as assets
 from . import attacks as attacks
+from . import calibrate as calibrate
 from . import checks as checks
 from . import data as data
 from . import degradations as degradations
 from . import diffusion as diffusion
+from . import guidances as guidances
 from . import images as images
 from . import integrations as integrations
 from . import losses as losses
@@ -21,9 +23,11 @@ from .component import Component as Component
 from .counting import Counted as Counted
 from .degradation import Degradation as Degradation
 from .diffusion import Denoiser as Denoiser
+from .diffusion import Guidance as Guidance
 from .diffusion import Sampler as Sampler
 from .evaluate import VIEWS as VIEWS
 from .evaluate import evaluate as evaluate
+from .feature import Features as Features
 from .loss import ClassLoss as ClassLoss
 from .loss import Loss as Loss
 from .modes import evaluating as evaluating
@@ -40,5 +44,9 @@ from .threat import L2 as L2
 from .threat import Linf as Linf
 from .threat import NormalisedLinf as NormalisedLinf
 from .threat import Threat as Threat
+from .views import surrogate as surrogate
+from .vote import MajorityVote as MajorityVote
+from .vote import MeanVote as MeanVote
+from .vote import Vote as Vote
 
 __version__ = "0.1.0"

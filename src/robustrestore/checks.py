@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .attack import Attack
 from .component import Component
 from .degradation import Degradation
-from .diffusion import Denoiser
+from .diffusion import Denoiser, Guidance, guided
 from .modes import evaluating, seeded
 from .stage import Stage
 from .task import Objective, Task
@@ -164,3 +164,29 @@ def check_degradation(degradation: Degradation) -> None:
     leaf = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(degradation(leaf).sum(), leaf)
     _require(bool(gradient.isfinite().all()), degradation, "gradients are finite")
+
+
+def check_guidance(guidance: Guidance, channels: int = 3) -> None:
+    """Shape kept, no image hangs on its batch, inputs, modes and `.grad` as found, no graph unasked, finite gradients."""
+    given = _images(2, 17, 23, channels)
+    noisy = given + 0.1 * torch.randn(given.shape, generator=torch.Generator().manual_seed(5))
+    before, modes = (given.clone(), noisy.clone()), [part.training for part in guidance.modules()]
+
+    def correct(noisy: Tensor, given: Tensor) -> Tensor:
+        with seeded(1):
+            return guided(lambda images, sigma: 0.9 * images + sigma * images.square(), guidance, noisy, given, 0.1)
+
+    both, single = correct(noisy, given), correct(noisy[:1], given[:1])
+    _require(both.shape == given.shape, guidance, "the shape is kept", list(both.shape))
+    _require(torch.allclose(both[:1], single, atol=1e-5), guidance, "an image does not hang on its batch")
+    _require(torch.equal(given, before[0]) and torch.equal(noisy, before[1]), guidance, "inputs are left unchanged")
+    _require([part.training for part in guidance.modules()] == modes, guidance, "modes are left as found")
+    _require(not both.requires_grad, guidance, "no graph is made where none is asked for")
+    with torch.no_grad():
+        _require(torch.allclose(correct(noisy, given), both, atol=1e-5), guidance, "it works under no_grad")
+    leaf = given.clone().requires_grad_()
+    with torch.enable_grad():
+        correct(leaf + (noisy - given), leaf).square().sum().backward()  # type: ignore[no-untyped-call]
+    gradient = leaf.grad
+    _require(gradient is not None and bool(gradient.isfinite().all()), guidance, "gradients are finite")
+    _require(all(weight.grad is None for weight in guidance.parameters()), guidance, "no gradient is stored in it")

@@ -80,7 +80,7 @@ class Measurement:
             "seed": self.seed,
             "attacks": list(self.names),
             "views": {name: of_callable(view) for name, view in self.views.items()},
-            "defences": {name: [repr(stage) for stage in p.stages] for name, p in self.defences.items()},
+            "defences": {name: [repr(part) for part in _parts(p)] for name, p in self.defences.items()},
             "weights": {name: fingerprint(p) for name, p in {UNDEFENDED: self.pipeline, **self.defences}.items()}
             | {name: own for name, attack in self.names.items() if (own := of_settings(attack))},
             "device": device,
@@ -191,7 +191,12 @@ def _outputs(model: Model, images: Tensor) -> Tensor:
 
 
 def _labels(pipelines: Sequence[DefendedPipeline]) -> list[str]:
-    return _unique([" > ".join(type(stage).__name__ for stage in pipeline.stages) for pipeline in pipelines])
+    return _unique([" > ".join(type(part).__name__ for part in _parts(pipeline)) for pipeline in pipelines])
+
+
+def _parts(pipeline: DefendedPipeline) -> list[object]:
+    """What a defence consists of: its stages, and its vote if there is one."""
+    return [*pipeline.stages, *([] if pipeline.vote is None else [pipeline.vote])]
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -185,13 +185,22 @@ def ssim() -> Metric:
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Squared Fréchet distance of two Gaussians fitted to feature rows [N, D], [M, D] (Heusel et al., 2017).
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64, unbiased covariances, negative eigenvalues cut to 0.
+    In float64, with unbiased covariances.
     """
     if first.dim() != 2 or second.dim() != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
         raise ValueError(f"expected two feature matrices [N, D] with N >= 2, got {list(first.shape)} and {list(second.shape)}")
     a, b = first.double(), second.double()
     ca, cb = (torch.cov(x.T).reshape(x.shape[1], x.shape[1]) for x in (a, b))
+    return frechet_of_moments(a.mean(0), ca, b.mean(0), cb)
+
+
+def frechet_of_moments(first: Tensor, first_covariance: Tensor, second: Tensor, second_covariance: Tensor) -> float:
+    """The same of Gaussians given by mean [D] and covariance [D, D], in float64.
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), negative eigenvalues cut to 0.
+    """
+    a, b, ca, cb = (x.double() for x in (first, second, first_covariance, second_covariance))
     values, vectors = torch.linalg.eigh(ca)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cb @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * cross)
+    return float((a - b).square().sum() + ca.trace() + cb.trace() - 2 * cross)

@@ -1,22 +1,26 @@
 """DefendedPipeline: a user's model behind a sequence of stages."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from .component import Component
 from .images import check_images
+from .runs import repeated
 from .stage import Stage, StraightThrough
+from .vote import Vote
 
 
 class DefendedPipeline(Component, nn.Module, kind="pipelines", name="defended"):
     """`stages` one after the other, then `model`. A plain `nn.Module`: gradients flow through all of it.
 
     Attacking the pipeline is the exact white-box attack, attacking `pipeline.predict` the one of an attacker who does
-    not know the defence, attacking `pipeline.straight_through()` the BPDA one.
+    not know the defence, attacking `pipeline.straight_through()` the BPDA one. `vote`: the class scores of several runs
+    become one, each run with stages of other seeds, one run after the other; `clean` shows the first.
     """
 
-    def __init__(self, model: nn.Module, stages: Stage | Sequence[Stage] = ()) -> None:
+    def __init__(self, model: nn.Module, stages: Stage | Sequence[Stage] = (), vote: Vote | None = None) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}: wrap a function in a module")
@@ -26,15 +30,22 @@ class DefendedPipeline(Component, nn.Module, kind="pipelines", name="defended"):
                 what = f"the class {part.__name__}" if isinstance(part, type) else type(part).__name__
                 hint = "call it to make one" if isinstance(part, type) else "wrap an image-to-image module in restorers.Network"
                 raise TypeError(f"stages: expected purifiers and restorers, got {what}: {hint}")
-        self.model = model
+        if not isinstance(vote, Vote | None):
+            raise TypeError(f"vote: expected a vote such as rr.MeanVote(runs=10), got {type(vote).__name__}")
+        self.model, self.vote = model, vote
         self.stages = nn.ModuleList(parts)
+        self._further = _further(parts, vote)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "DefendedPipeline":
+        """Moved or cast, a stage has new buffers: further runs share those."""
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._further = _further(self.stages, self.vote)
+        return self
 
     def clean(self, images: Tensor) -> Tensor:
         """What the stages make of `images` [N, C, H, W] in [0, 1]."""
         check_images(images)
-        for stage in self.stages:
-            images = stage(images)
-        return images
+        return _through(self.stages, images)
 
     def predict(self, images: Tensor) -> Tensor:
         """The model's outputs for images as they are, past the defence."""
@@ -45,11 +56,26 @@ class DefendedPipeline(Component, nn.Module, kind="pipelines", name="defended"):
     def forward(self, images: Tensor) -> Tensor:
         """The model's outputs behind the defence."""
         outputs: Tensor = self.model(self.clean(images))
-        return outputs
+        if self.vote is None:
+            return outputs
+        return self.vote([outputs, *(self.model(_through(stages, images)) for stages in self._further)])
 
     def straight_through(self) -> "DefendedPipeline":
         """The same pipeline with the identity as the gradient of every stage; modules are shared."""
-        return DefendedPipeline(self.model, [StraightThrough(stage) for stage in _stages(self)])
+        return DefendedPipeline(self.model, [StraightThrough(stage) for stage in _stages(self)], self.vote)
+
+
+def _further(stages: Iterable[nn.Module], vote: Vote | None) -> list[list[nn.Module]]:
+    """The stages of each run of a vote after the first; their modules are those of the first, and not listed again."""
+    count = 1 if vote is None else vote.runs
+    runs = [repeated(stage, "vote", count - 1) if isinstance(stage, Stage) else [stage] * (count - 1) for stage in stages]
+    return [[run[k] for run in runs] for k in range(count - 1)]
+
+
+def _through(stages: Iterable[nn.Module], images: Tensor) -> Tensor:
+    for stage in stages:
+        images = stage(images)
+    return images
 
 
 def _stages(pipeline: DefendedPipeline) -> list[Stage]:

@@ -119,6 +119,29 @@ def test_a_knowing_network_of_rounded_timesteps_is_exact_on_the_table() -> None:
     torch.testing.assert_close(denoiser(noisy, level), clean, atol=1e-5, rtol=0)
 
 
+def test_timestep_scale_changes_what_the_network_is_told_and_nothing_else() -> None:
+    recorder = _Recorder()
+    alphas = diffusion.linear_alphas(4000, 2.5e-5, 5e-3)
+    denoiser = diffusion.DiscreteTime(recorder, alphas, "sample", timestep_scale=0.25)
+    images, level = photos(), denoiser.sigma(402)
+    denoiser(images, level)
+    torch.testing.assert_close(recorder.level, torch.full((2,), 100.5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(denoiser.timestep(torch.tensor([level])), torch.tensor([402.0]), atol=4e-3, rtol=0)
+    torch.testing.assert_close(recorder.noisy, math.sqrt(alphas[402]) * (2 * images - 1))
+    rounded = diffusion.DiscreteTime(recorder, alphas, "sample", rounded=True, timestep_scale=0.25)
+    rounded(images, 1.001 * level)
+    assert recorder.level.tolist() == [100.5, 100.5]
+    diffusion.DiscreteTime(recorder, alphas, "sample", rounded=True)(images, level)
+    assert recorder.level.dtype == torch.int64  # an index into a table of embeddings
+    assert rounded.replace(rounded=False).timestep_scale == 0.25
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
+def test_wrong_timestep_scales(scale: float) -> None:
+    with pytest.raises(ValueError, match="timestep_scale: expected a finite number above 0, got"):
+        diffusion.DiscreteTime(Timed(), timestep_scale=scale)
+
+
 def test_levels_are_those_of_the_literature() -> None:
     denoiser = diffusion.DiscreteTime(Timed())
     betas = np.linspace(1e-4, 0.02, 1000)

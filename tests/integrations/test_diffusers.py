@@ -15,7 +15,7 @@ from robustrestore.integrations.diffusers import denoiser_from, load_denoiser
 diffusers = pytest.importorskip("diffusers")
 
 
-def _unet(outputs: int = 3) -> torch.nn.Module:
+def _unet(outputs: int = 3, **options: object) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return diffusers.UNet2DModel(
@@ -27,6 +27,7 @@ def _unet(outputs: int = 3) -> torch.nn.Module:
             up_block_types=("UpBlock2D", "UpBlock2D"),
             norm_num_groups=4,
             add_attention=False,
+            **options,
         ).eval()
 
 
@@ -107,8 +108,58 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         denoiser_from(_unet(), diffusers.ScoreSdeVeScheduler())
     with pytest.raises(ValueError, match="prediction: expected epsilon, v_prediction or sample, got 'flow_prediction'"):
         denoiser_from(_unet(), diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction"))
+    with pytest.raises(ValueError, match="UNet2DModel: expected 3 channels out, or 6 with variances, got 4"):
+        denoiser_from(_unet(outputs=4), diffusers.DDPMScheduler())
+    for options in ({"num_class_embeds": 10}, {"class_embed_type": "timestep"}):
+        with pytest.raises(ValueError, match="UNet2DModel: expected an unconditional network, got one that wants class labels"):
+            denoiser_from(_unet(**options), diffusers.DDPMScheduler())
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_a_schedule_that_ends_without_signal_gives_advice_that_works(tmp_path: Path, prediction: str) -> None:
+    unet = _unet()
+    scheduler = diffusers.DDPMScheduler(rescale_betas_zero_snr=True, prediction_type=prediction)
+    assert scheduler.alphas_cumprod[-1] == 0
+    advice = r"got 0 at the last timestep \(zero terminal SNR\).* scheduler.alphas_cumprod = scheduler.alphas_cumprod\[:-1\]"
+    with pytest.raises(ValueError, match=advice):
+        load_denoiser(_save(tmp_path, False, unet, scheduler))
+    with pytest.raises(ValueError, match=advice):
+        denoiser_from(unet, scheduler)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod[:-1]
+    denoiser = denoiser_from(unet, scheduler)
+    assert len(denoiser.alphas) == 999
+    _check(denoiser, unet, scheduler)
+
+
+def test_other_broken_schedules_are_refused_as_such() -> None:
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=3)
+    scheduler.alphas_cumprod = torch.tensor([0.9, 0.0, 0.0])
     with pytest.raises(ValueError, match=r"alphas: expected .*values in \(0, 1\)"):
-        denoiser_from(_unet(), diffusers.DDPMScheduler(rescale_betas_zero_snr=True))
+        denoiser_from(_unet(), scheduler)
+
+
+def test_a_schedule_without_betas_is_not_read_as_the_default_one(tmp_path: Path) -> None:
+    for number, scheduler in enumerate((diffusers.ScoreSdeVeScheduler(), diffusers.FlowMatchEulerDiscreteScheduler())):
+        folder = _save(tmp_path / str(number), False, _unet(), scheduler)
+        name = type(scheduler).__name__
+        with pytest.raises(ValueError, match=f"expected the configuration of a scheduler with betas .*got {name} without"):
+            load_denoiser(folder)
+
+
+def test_a_name_that_is_neither_folder_nor_repository_says_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import UNet2DModel
+
+    def unreachable(*args: object, **options: object) -> None:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(UNet2DModel, "from_pretrained", unreachable)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="models/church: expected a folder below .*or a repository on the hub.*no conn"):
+        load_denoiser("models/church")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "church").write_text("a file")
+    with pytest.raises(FileNotFoundError, match="models/church: expected a folder written by diffusers"):
+        load_denoiser("models/church")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing/here", "~/nothing/here", "nothing", "a/b/c"])

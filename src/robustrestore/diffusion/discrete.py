@@ -25,7 +25,8 @@ class DiscreteTime(Denoiser, name="discrete_time"):
     With a = alphas[t], z = sqrt(a) (2 x - 1) + sqrt(1 - a) noise, so that sigma = sqrt((1 - a) / a) / 2. A sigma between
     two timesteps asks for a fractional one, found by interpolation of log sigma; `rounded=True` takes the nearest, for
     networks with a table of embeddings. `prediction`: what the network returns, named as in diffusers; of more output
-    channels than the image has, the first are taken (learned variances follow them).
+    channels than the image has, the first are taken (learned variances follow them). `timestep_scale`: the network is told
+    that many times the timestep (1000 / steps for OpenAI's models of other than 1000 steps).
     """
 
     def __init__(
@@ -35,11 +36,15 @@ class DiscreteTime(Denoiser, name="discrete_time"):
         prediction: Prediction = "epsilon",
         multiple: int = 1,
         rounded: bool = False,
+        timestep_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if not 0 < timestep_scale < math.inf:
+            raise ValueError(f"timestep_scale: expected a finite number above 0, got {timestep_scale}")
         if prediction not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"prediction: expected epsilon, v_prediction or sample, got {prediction!r}")
         self.network, self.prediction, self.multiple, self.rounded = network, prediction, multiple, rounded
+        self.timestep_scale = float(timestep_scale)
         self.alphas = linear_alphas() if alphas is None else [float(a) for a in alphas]
         a = torch.tensor(self.alphas, dtype=torch.float64)
         if len(a) < 2 or not bool(((a > 0) & (a < 1)).all() and (a.diff() < 0).all()):
@@ -68,7 +73,8 @@ class DiscreteTime(Denoiser, name="discrete_time"):
         level = self._bits.view(torch.float32)[time].exp().to(sigma) if self.rounded else sigma
         a = per_image(1 / (1 + 4 * level.square()), noisy)
         z = a.sqrt() * (2 * noisy - 1)
-        predicted = _tensor(self.network(z, time))[:, : noisy.shape[1]]
+        told = time if self.timestep_scale == 1 else time * self.timestep_scale
+        predicted = _tensor(self.network(z, told))[:, : noisy.shape[1]]
         solve: dict[str, Callable[[], Tensor]] = {
             "epsilon": lambda: (z - (1 - a).sqrt() * predicted) / a.sqrt(),
             "v_prediction": lambda: a.sqrt() * z - (1 - a).sqrt() * predicted,
