@@ -32,6 +32,8 @@ def of_gradients(model: Model, images: Tensor, attacked: Tensor, objective: Obje
         for place in (attacked, images):
             try:
                 gradient = raw_gradient(model, place.clone(), goal)
+            except torch.cuda.OutOfMemoryError:
+                raise
             except (
                 ValueError,
                 RuntimeError,
