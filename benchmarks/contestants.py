@@ -86,7 +86,8 @@ def _autoattack(eps: float, step: float, steps: int) -> Run:
 
     def run(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
         attack = APGDAttack(model, n_iter=steps, norm="Linf", eps=eps, device=images.device, verbose=False)
-        return attack.perturb(images, target, best_loss=True)[1]
+        found = attack.perturb(images, target, best_loss=True)
+        return found[0] if isinstance(found, tuple) else found
 
     return run
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor
-from toys import PixelSegmenter, photos
+from torch import Tensor, nn
+from toys import Linear2, PixelSegmenter, photos
 
 import robustrestore as rr
 
@@ -81,3 +81,30 @@ def test_a_gradient_too_small_for_half_precision_is_followed(model: rr.attack.Mo
     away = (found - images).float() * (1 if task == "classification" else -1)
     assert (away[:, 0] > 0.05).all()
     assert (away[:, 1] < -0.05).all()
+
+
+class _InPlace(nn.Module):
+    """Normalises its input as many models do, and that where it stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Linear2()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images.sub_(0.1).div_(0.8))
+
+
+IN_PLACE = pytest.raises(ValueError, match=r"model: expected one that leaves its input as it is.*in place.*images.clone\(\)")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "attack",
+    [rr.attacks.PGD(rr.Linf(0.1), steps=2), rr.attacks.Square(rr.Linf(0.1), 5), rr.attacks.ConstantShift(rr.Linf(0.1))],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_a_model_that_works_on_its_input_in_place_is_named(attack: rr.Attack, dtype: torch.dtype) -> None:
+    images = photos(2, 6, 6).to(dtype)
+    with IN_PLACE:
+        attack(_InPlace().to(dtype), images, rr.tasks.Classification().untargeted(torch.tensor([0, 0])))
+    assert torch.equal(images, photos(2, 6, 6).to(dtype))

@@ -134,6 +134,10 @@ def test_specs_read_what_repr_prints() -> None:
     assert repr(spec.part(repr(attack), "attacks")) == repr(attack)
     assert spec.part("diffusion(sigma=0.05, sampler=ddpm, seed=None)", "purifiers").sigma == 0.05
     assert isinstance(spec.part("unet.derain", "restorers"), rr.restorers.UNet)
+    ready = spec.part("worst.restoration(linf(4/255), steps=2)", "attacks")
+    assert repr(ready) == repr(rr.attacks.Worst.restoration(rr.Linf(4 / 255), steps=2))
+    with pytest.raises(ValueError, match="expected one of .*'restoration'"):
+        spec.part("worst.denoising(linf(4/255))", "attacks")
     with pytest.raises(ValueError, match="expected one of"):
         spec.part("unet.wash", "restorers")
     with pytest.raises(ValueError, match="expected one of purifiers"):

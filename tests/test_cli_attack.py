@@ -95,6 +95,7 @@ def test_list_of_a_kind_says_what_each_part_is_and_fits() -> None:
     assert "classification, segmentation, restoration" in rows["pgd"]
     assert "Madry" in rows["pgd"]
     assert "segmentation" not in rows["foolbox"]
+    assert "│ classification, segmentation │" in " ".join(rows["torchattacks"].split())
     purifiers = run("list", "purifiers")
     assert "median" in purifiers.output
     assert "pgd" not in purifiers.output

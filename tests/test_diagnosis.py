@@ -43,6 +43,25 @@ class Root(Softmaxed):
         return self.inner(images) + (images * 0).flatten(1).sum(1, keepdim=True).sqrt()
 
 
+class Flat(Softmaxed):
+    """So sure of itself that the gradient of its loss is 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images) * 1e6
+
+
+class OneWay(torch.autograd.Function):
+    """Images as they are, and an error on the way back."""
+
+    @staticmethod
+    def forward(ctx: object, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: object, slope: Tensor) -> Tensor:
+        raise RuntimeError("no way back")
+
+
 def test_a_sound_model_is_not_accused() -> None:
     assert _said(Linear2()) == []
 
@@ -68,11 +87,19 @@ def test_an_attack_that_a_constant_shift_beats_is_named() -> None:
         def run(self, model: object, images: Tensor, objective: rr.Objective) -> Tensor:
             return images + 1e-4
 
-    images = photos(8, 12, 12)
-    for attack, weak in ((Lazy(rr.Linf(8 / 255)), True), (rr.attacks.PGD(rr.Linf(8 / 255), steps=12), False)):
-        report = rr.evaluate(rr.DefendedPipeline(nn.Identity()), [(images, images)], rr.tasks.Restoration(), [attack])
-        named = [said for said in report.verdicts if said.startswith("Weak attack: bare model") and "a constant shift" in said]
-        assert len(named) == weak
+    class Small(Lazy):
+        """Means to."""
+
+        fills = False
+
+    images, threat = photos(8, 12, 12), rr.Linf(8 / 255)
+    lazy, pgd = Lazy(threat), rr.attacks.PGD(threat, steps=12)
+    small = [Small(threat), rr.attacks.CWRestoration(threat, psnr=45, searches=2, steps=9)]
+    for attacks, weak in (([lazy, pgd, *small], [lazy]), (small, [])):
+        report = rr.evaluate(rr.DefendedPipeline(nn.Identity()), [(images, images)], rr.tasks.Restoration(), attacks)
+        named = [said for said in report.verdicts if said.startswith("Weak attack") and "a constant shift" in said]
+        assert len(named) == len(weak)
+        assert all(said.startswith(f"Weak attack: bare model, {one!r}:") for said, one in zip(named, weak, strict=True))
 
 
 def test_dense_probabilities_and_batch_mates() -> None:
@@ -88,6 +115,41 @@ def test_dense_probabilities_and_batch_mates() -> None:
     assert of_outputs(shares, images, shares(images), goal)["probabilities"].all()
     assert not of_outputs(PixelSegmenter(), images, PixelSegmenter()(images), goal)["probabilities"].any()
     assert of_outputs(mates, images, mates(images), goal)["unsteady"].all()
+
+
+def test_statistics_of_the_batch_are_named() -> None:
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    images, goal = photos(4), rr.tasks.Restoration().untargeted(photos(4))
+    assert of_outputs(norm, images, norm(images), goal)["unsteady"].all()  # also where the same images come in another order
+    norm = nn.BatchNorm2d(3).eval()
+    assert not of_outputs(norm, images, norm(images), goal)["unsteady"].any()
+
+
+def test_a_model_without_a_way_back_gives_no_marks() -> None:
+    images, goal = photos(2), rr.tasks.Restoration().untargeted(photos(2) * 0.5)
+    for model in (OneWay.apply, Tensor.detach):
+        marks = of_gradients(model, images, images, goal)
+        assert not marks["blind"].any()
+        assert not marks["nan"].any()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_black_box_asks_for_no_gradient(inside: bool) -> None:
+    class Hidden(rr.Purifier):
+        def run(self, images: Tensor) -> Tensor:
+            return OneWay.apply(images)
+
+    images = photos(4, 6, 6)
+    model = rr.Counted(Flat())  # of which a gradient attack would find none
+    threat = rr.Linf(0.02)
+    attacks = [rr.attacks.Square(threat, 5), rr.attacks.UniformNoise(threat), rr.attacks.ConstantShift(threat)]
+    pipeline = rr.DefendedPipeline(model, [Hidden()] if inside else [])
+    report = rr.evaluate(pipeline, [(images, _labels(images))], rr.tasks.Classification(), attacks)
+    assert [said for said in report.verdicts if said.startswith("No evidence")] == []
+    assert model.forwards > 0
+    assert model.backwards == 0
+    report = rr.evaluate(rr.DefendedPipeline(model), [(images, _labels(images))], rr.tasks.Classification(), [PGD])
+    assert any(said.startswith("No evidence") for said in report.verdicts)
 
 
 def test_gradients_under_inference_mode() -> None:

@@ -97,3 +97,13 @@ def test_a_journal_of_a_model_with_other_attributes_is_refused(tmp_path: Path) -
     pipeline.model.scale = 2.0  # neither in its weights nor in its repr
     with pytest.raises(ValueError, match=r"differs in \['attributes'\]"):
         rr.evaluate(pipeline, _batches(), rr.tasks.Classification(), [PGD], folder=tmp_path)
+
+
+def test_a_model_that_works_on_its_input_in_place_is_named() -> None:
+    class Shifting(_Sure):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.sub_(0.5).add_(0.5))
+
+    for attacks in ([], [PGD]):
+        with pytest.raises(ValueError, match="model: expected one that leaves its input as it is, got one that works on it"):
+            rr.evaluate(rr.DefendedPipeline(Shifting(1.0)), _batches(), rr.tasks.Classification(), attacks)

@@ -30,8 +30,8 @@ class Attack(Component, kind="attacks"):
 
     mirrors: ClassVar[bool] = False
     ascends: ClassVar[bool] = True
-    blind: ClassVar[bool] = False
-    fills: ClassVar[bool] = True
+    blind: bool = False
+    fills: bool = True
     answers: tuple[Answer, ...] = ("label", "map", "image")
     threat: Threat
 

@@ -32,10 +32,9 @@ def of_gradients(model: Model, images: Tensor, attacked: Tensor, objective: Obje
         for place in (attacked, images):
             try:
                 gradient = raw_gradient(model, place.clone(), goal)
-            except (
-                ValueError,
-                RuntimeError,
-            ):  # no graph at all, or none that goes back: the attack that came this far needs none
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except (ValueError, RuntimeError):  # no way back at all: the attack that came this far needs none
                 return {"blind": torch.zeros_like(blind), "nan": broken}
             broken = broken | ~gradient.isfinite().flatten(1).all(1)
             blind = blind & (gradient == 0).flatten(1).all(1)

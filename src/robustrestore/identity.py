@@ -24,7 +24,7 @@ def of_callable(thing: Callable[..., Any]) -> str:
     code = getattr(thing, "__code__", None)
     more = _digest(_of_code(code) + "".join(_surroundings(thing))) if code is not None else ""
     if code is None and not isinstance(thing, type) and not hasattr(thing, "__qualname__"):  # an object that is called
-        return f"{of_callable(type(thing).__call__)} {_of_value(dict(sorted(vars(thing).items())))}"
+        return f"{of_callable(type(thing).__call__)} {_of_owner(thing)}"
     text = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')} {more}".strip()
     return text if owner is None or isinstance(owner, type | ModuleType) else f"{text} of {_of_owner(owner)}"
 
@@ -45,11 +45,10 @@ def of_settings(value: Any) -> str:
     """
     if isinstance(value, list | tuple):
         return "".join(of_settings(one) for one in value)
+    own = _of_value(value) if isinstance(value, nn.Module) else ""
     if isinstance(value, Component):
-        return of_settings([*value.settings().values(), *value.hidden()])
-    if isinstance(value, nn.Module):
-        return _of_value(value)
-    return of_callable(value) if callable(value) else ""
+        return own + of_settings([*value.settings().values(), *value.hidden()])
+    return own or (of_callable(value) if callable(value) else "")
 
 
 def _digest(text: str) -> str:

@@ -30,7 +30,8 @@ class Search:
         self.original, self.judge = images, objective
         self.climb(loss)
         count, device = len(images), images.device
-        self._found, self._best, self._place = images.clone(), images, torch.arange(count, device=device)
+        self._found: Tensor | None = None  # all images, once some were dropped
+        self._best, self._place = images, torch.arange(count, device=device)
         self._gain = torch.full((count,), -torch.inf, device=device, dtype=images.dtype)
         self._harm = torch.full((count,), -1.0, device=device)
         self._broken = torch.zeros((), dtype=torch.bool, device=device)
@@ -77,19 +78,24 @@ class Search:
         """
         climbed = self.goal if goal is None else goal
         leaf = images.detach().requires_grad_()
-        gains, total = [], torch.zeros_like(images)
+        gains: list[Tensor] = []
+        total: Tensor | float = 0.0
         for _ in range(self.samples):
             outputs = self.model(leaf)
-            wide = (outputs if outputs.dtype.itemsize > 4 else outputs.float()).detach().requires_grad_()
+            wide = _wide(outputs)
             if climbed is not self.judge:  # asked first: a task names what is wrong with a target
                 self._note(wide.detach())
             gain = climbed.gain(wide)
             if climbed is self.judge:
                 self._note(wide.detach(), gain.detach())
-            total += _back(adjust(gain, leaf), wide, outputs, leaf)
+            way = None if wide is outputs else (wide, outputs)
+            del wide, outputs  # memory is scarcest on the way back
+            gradient = _back(adjust(gain, leaf), leaf, way)
+            total = gradient if self.samples == 1 else total + gradient
             gains.append(gain.detach())
         self._keep(images)
-        return torch.stack(gains).mean(0), torch.nan_to_num(total / self.samples, nan=0.0, posinf=0.0, neginf=0.0)
+        mean = torch.as_tensor(total) / self.samples if self.samples > 1 else torch.as_tensor(total)
+        return torch.stack(gains).mean(0), torch.nan_to_num(mean, nan=0.0, posinf=0.0, neginf=0.0)
 
     def drop(self, least: float = 1 / 8) -> Tensor | None:
         """Which of the images to go on with, as an index; None for all of them. Costs one synchronisation if judged.
@@ -105,7 +111,7 @@ class Search:
         if self._low:
             self._confirm((self._harm >= 1).nonzero()[:, 0])
             kept = (self._harm < 1).nonzero()[:, 0]
-        self._store()
+        self._found = self._best.clone() if self._found is None else self._store()
         judge = self.judge.at(kept)
         self.goal = judge if self.goal is self.judge else self.goal.at(kept)
         self.original, self.judge = self.original[kept], judge
@@ -118,13 +124,17 @@ class Search:
         """Per image the best one shown, the original if none was. ValueError where the model gave NaN."""
         if self._low:
             self._confirm(torch.arange(len(self), device=self.original.device))
-        self._store()
+        found = self._store()
         if bool(self._broken):
             raise ValueError("outputs: expected finite values, got NaN or infinity: look at the model and its precision")
-        return self._found
+        return found
 
-    def _store(self) -> None:
+    def _store(self) -> Tensor:
+        """The best of all images, those that were dropped included."""
+        if self._found is None:
+            return self._best
         self._found[self._place] = self._best
+        return self._found
 
     def _note(self, outputs: Tensor, known: Tensor | None = None) -> Tensor:
         """Remember what one call says of the images now shown, until `_keep`; the objective's gain, if it is not `known`."""
@@ -172,25 +182,37 @@ def raw_gradient(model: Model, images: Tensor, objective: Objective) -> Tensor:
     """The gradient of the objective's gain in the images as it comes, NaN included; ValueError without one."""
     leaf = images.detach().requires_grad_()
     outputs = model(leaf)
-    wide = (outputs if outputs.dtype.itemsize > 4 else outputs.float()).detach().requires_grad_()
-    return _back(objective.gain(wide), wide, outputs, leaf)
+    wide = _wide(outputs)
+    return _back(objective.gain(wide), leaf, None if wide is outputs else (wide, outputs))
 
 
-def _back(value: Tensor, wide: Tensor, outputs: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of `value` [n], a function of `wide` = outputs and perhaps of the leaf, in the leaf and in nothing else.
+def _wide(outputs: Tensor) -> Tensor:
+    """What gains are taken of: the outputs themselves in full precision, a float32 leaf in their place otherwise."""
+    faint = outputs.dtype.itemsize < 4 or torch.is_autocast_enabled(outputs.device.type)
+    if not faint:
+        return outputs
+    return (outputs if outputs.dtype.itemsize > 4 else outputs.float()).detach().requires_grad_()
 
-    The slope at the outputs goes back at a size of about 1: in half precision the gradient of a mean over pixels would
-    vanish on the way. Exact in full precision: the factors are powers of 2.
+
+def _back(value: Tensor, leaf: Tensor, way: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The gradient of `value` [n] in the leaf and in nothing else.
+
+    In low precision `way` is (what `value` was taken of, the outputs): the slope at the outputs goes back at a size of about
+    1, for the gradient of a mean over pixels would vanish on the way. The factors are powers of 2.
     """
-    if not (outputs.requires_grad and value.requires_grad):
+    if not (value.requires_grad and (way is None or way[1].requires_grad)):
         raise ValueError(_NO_GRADIENT)
-    slope, direct = torch.autograd.grad(value.sum(), (wide, leaf), allow_unused=True)
-    if slope is None:
+    if way is None:
+        (found,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    else:
+        slope, direct = torch.autograd.grad(value.sum(), (way[0], leaf), allow_unused=True)
+        exponent = torch.frexp(slope.abs().flatten(1).amax(1)).exponent.clamp(-100, 100).to(slope)
+        scaled = (slope * per_image(torch.exp2(-exponent), slope)).to(way[1])
+        (found,) = torch.autograd.grad(way[1], leaf, scaled, allow_unused=True)
+        if found is not None:
+            found = found * per_image(torch.exp2(exponent), found).to(found)
+            found = found if direct is None else found + direct
+    if found is None:
         raise ValueError(_NO_GRADIENT)
-    exponent = torch.frexp(slope.abs().flatten(1).amax(1)).exponent.clamp(-100, 100).to(slope)
-    scaled = (slope * per_image(torch.exp2(-exponent), slope)).to(outputs)
-    (gradient,) = torch.autograd.grad(outputs, leaf, scaled, allow_unused=True)
-    if gradient is None:
-        raise ValueError(_NO_GRADIENT)
-    found = gradient * per_image(torch.exp2(exponent), gradient).to(gradient)
-    return found if direct is None else found + direct
+    gradient: Tensor = found
+    return gradient

@@ -62,17 +62,21 @@ def _make(node: ast.expr, kind: str) -> Any:
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         return _variant(_class(node.value.id, kind), node.attr, [], {})
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-        given = {str(k.arg): _make(k.value, kind) for k in node.keywords if k.arg}
+        given = _given(node, kind)
         return _variant(_class(node.func.value.id, kind), node.func.attr, [_make(item, kind) for item in node.args], given)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         cls = _class(node.func.id, kind)
-        if any(k.arg is None for k in node.keywords):
-            raise ValueError(f"{ast.unparse(node)!r}: expected settings by name, got **")
-        given = {str(k.arg): _make(k.value, kind) for k in node.keywords}
+        given = _given(node, kind)
         if not node.args and given and hasattr(cls, "default"):
             return _default(cls).replace(**given)
         return cls(*[_make(item, kind) for item in node.args], **given)
     raise ValueError(f"{ast.unparse(node)!r}: expected a part, a number, a text or a list")
+
+
+def _given(node: ast.Call, kind: str) -> dict[str, Any]:
+    if any(k.arg is None for k in node.keywords):
+        raise ValueError(f"{ast.unparse(node)!r}: expected settings by name, got **")
+    return {str(k.arg): _make(k.value, kind) for k in node.keywords}
 
 
 def _default(cls: Any) -> Any:

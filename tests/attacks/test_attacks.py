@@ -275,3 +275,16 @@ def test_a_detached_stage_before_trainable_weights_is_named_and_inference_labels
     with torch.inference_mode():
         labels = torch.tensor([0, 0, 0])
     rr.attacks.PGD(rr.Linf(EPS), steps=1)(model, images, task.untargeted(labels))
+
+
+def test_restarts_without_an_image_left_ask_nothing() -> None:
+    images, model, asked = photos(3, 6, 6), Linear2(), []
+
+    def counting(x: torch.Tensor) -> torch.Tensor:
+        asked.append(len(x))
+        return model(x)
+
+    goal = rr.tasks.Classification().untargeted(model(images).argmax(1)).judged()
+    found = rr.attacks.PGD(rr.Linf(0.5), steps=4, restarts=3)(counting, images, goal)
+    assert goal.reached(model(found)).all()
+    assert min(asked) > 0

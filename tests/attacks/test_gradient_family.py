@@ -167,3 +167,15 @@ def test_slips_are_named() -> None:
             rr.attacks.Jitter(rr.Linf(EPS), **wrong)
     with pytest.raises(TypeError, match="fits|expected an objective of classification or segmentation"):
         rr.attacks.Jitter(rr.Linf(EPS))(Gain(), photos(), rr.tasks.Restoration().untargeted(photos()))
+
+
+@pytest.mark.parametrize("kind", [rr.attacks.Jitter, rr.attacks.UaeRsJitter], ids=lambda kind: kind.__name__)
+def test_a_class_that_is_masked_out_hides_no_gradient(kind: type[rr.Attack]) -> None:
+    images = photos(2, 6, 6)
+    with rr.seeded(0):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))
+    attack = kind(rr.Linf(0.1), steps=3, noise=0.0)
+    goal = LABELS.untargeted(model(images).argmax(1))
+    found = attack(lambda x: torch.cat([model(x), torch.full((len(x), 1), -torch.inf)], dim=1), images, goal)
+    torch.testing.assert_close(found, attack(model, images, goal))
+    assert not torch.equal(found, images)

@@ -66,6 +66,17 @@ def test_lower_levels_cost_more_and_more_searches_never_do() -> None:
     assert (torch.stack(by_search).diff(dim=0) <= 1e-6).all()
 
 
+def test_overshoot_that_nobody_sees_is_no_success() -> None:
+    images, psnr = torch.full((1, 3, 8, 8), 0.95), 15.0
+    images[..., :4] = 0.5
+
+    def model(x: Tensor) -> Tensor:
+        return x + 9 * (x - 0.95).clamp(min=0)  # the cheapest way to an error that is cut off
+
+    found = rr.attacks.CWRestoration(FREE, psnr=psnr)(model, images, TASK.untargeted(images))
+    assert float(TASK.loss(model(found).clamp(0, 1), images)) >= 10 ** (-psnr / 10)
+
+
 def test_black_and_white_images_move() -> None:
     """C&W's tanh has next to no slope at 0 and 1: there a binary image would come back all but unchanged."""
     own = torch.Generator().manual_seed(1)

@@ -279,3 +279,16 @@ def test_transfer_is_saved_without_its_source() -> None:
             rr.attacks.Transfer(*wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected one that does harm"):
         rr.attacks.Transfer(rr.attacks.AMA(rr.Linf(EPS)), Linear2())
+
+
+def test_square_breaks_a_model_so_sure_that_log_sum_exp_sees_nothing() -> None:
+    inner, images = Linear2(), photos(1, 6, 6)
+    label, score = inner(images).argmax(1), float(inner(images).detach().max())
+    goal = rr.tasks.Classification().untargeted(label)
+
+    def sure(x: Tensor) -> Tensor:
+        return inner(x) * 30 / score  # a lead of 60
+
+    attack = rr.attacks.Square(rr.Linf(2 * score / float(inner.weight.detach().abs().sum())), 300)
+    assert nn.functional.cross_entropy(sure(images), label) == 0
+    assert goal.reached(sure(attack(sure, images, goal))).all()

@@ -171,8 +171,12 @@ def test_a_smaller_size_may_be_asked_for(peer: str) -> None:
 
 def test_a_goal_that_the_peer_cannot_aim_at_says_so(peer: str) -> None:
     model, images, labels = linear()
-    with pytest.raises(ValueError, match="Targeted mode is not supported"):
-        TorchAttacks(rr.Linf(EPS), "APGD")(model, images, rr.tasks.Classification().targeted(labels))
+    task = rr.tasks.Classification()
+    for goal in (task.targeted(labels), task.untargeted(labels).mirrored()):
+        with pytest.raises(
+            ValueError, match="APGD: expected an attack with a targeted mode, it has none: Targeted mode is not"
+        ):
+            TorchAttacks(rr.Linf(EPS), "APGD")(model, images, goal)
 
 
 def test_a_model_without_gradient_is_named(peer: str) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 from toys import Gain, Linear2, PixelSegmenter, photos
 
 import robustrestore as rr
+from robustrestore.loss import ClassLoss
 
 LABELS = rr.tasks.Classification()
 MAPS = rr.tasks.Segmentation(ignore=9)
@@ -82,6 +83,18 @@ def test_targeted_dlr_is_its_formula_and_keeps_the_classes_of_the_clean_image() 
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_a_class_that_is_masked_out_says_nothing(loss: rr.Loss) -> None:
+    found, target = [], torch.arange(8) % 5
+    for gone in (0, 1):
+        leaf = _logits(8, 5).requires_grad_()
+        logits = torch.cat([leaf, torch.full((8, gone), -torch.inf)], dim=1)
+        gain = _goal(loss, LABELS.untargeted(target), logits.detach()).gain(logits)
+        found.append((gain.detach(), torch.autograd.grad(gain.sum(), leaf)[0]))
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[1][1] != 0).any()
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e4])
 def test_ties_stay_finite(loss: rr.Loss, value: float) -> None:
     for logits in (torch.full((2, 5), value), torch.tensor([[value] * 3 + [value - 1] * 2] * 2)):
@@ -120,7 +133,8 @@ def test_slips_are_named() -> None:
         rr.losses.Margin(confidence=-1.0)
     images = photos(1)
     for loss in LOSSES:
-        with pytest.raises(TypeError, match="task with classes"):
+        named = type(loss).__name__ if isinstance(loss, ClassLoss) else "objective"
+        with pytest.raises(TypeError, match=f"^{named}: expected .*a task with classes"):
             rr.attacks.PGD(rr.Linf(0.1), loss=loss)(Gain(), images, rr.tasks.Restoration().untargeted(images))
 
 

@@ -1,6 +1,7 @@
 """Tasks: losses against closed forms, what is ignored, what is refused, and the signs of goals."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,6 +30,15 @@ def test_every_task_keeps_its_promises() -> None:
     checks.check_task(Segmentation(ignore=0), MAPS, TARGET)
     images = photos(3)
     checks.check_task(Restoration(), (images + 0.05).clamp(0, 1), images)
+
+
+def test_a_task_that_does_not_say_what_is_wanted_is_refused() -> None:
+    class Mute(Classification):
+        def targeted(self, wanted: torch.Tensor) -> rr.Objective:
+            return replace(super().targeted(wanted), towards=False)
+
+    with pytest.raises(AssertionError, match="Mute broke a promise: targeted goals say towards=True, others do not"):
+        checks.check_task(Mute(), LOGITS, LABELS)
 
 
 def test_classification_is_cross_entropy() -> None:
@@ -104,6 +114,16 @@ def test_restoration_is_the_mean_square_and_its_psnr() -> None:
     assert Restoration(floor=20).correct(torch.full((1, 3, 4, 4), 9.0), torch.ones(1, 3, 4, 4)).item()  # clamped first
 
 
+def test_the_harm_of_a_restorer_is_the_error_that_is_shown() -> None:
+    images, task = torch.full((2, 3, 4, 4), 0.9), Restoration()
+    outputs = images + torch.tensor([0.5, -0.2]).view(2, 1, 1, 1)  # clamped, the first is 0.1 off
+    away, wanted = task.untargeted(images), task.targeted(images)
+    torch.testing.assert_close(away.gain(outputs), torch.tensor([0.25, 0.04]))
+    torch.testing.assert_close(away.harm(outputs), torch.tensor([0.01, 0.04]))
+    torch.testing.assert_close(wanted.harm(outputs), torch.tensor([0.99, 0.96]))
+    assert away.mirrored().harm(outputs).tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("task", "outputs", "target", "wanted"),
     [
@@ -139,6 +159,19 @@ def test_reached_where_the_answer_is_the_wanted_one() -> None:
     assert not task.untargeted(TARGET).reached(sure).any()
     assert not task.targeted((TARGET + 1) % 5).reached(sure).any()
     assert task.untargeted((TARGET + 1) % 5).reached(sure).all()
+
+
+def test_the_loss_of_a_sure_model_still_moves() -> None:
+    leaves = [LOGITS.clone().requires_grad_() for _ in range(2)]
+    losses = Classification().loss(leaves[0], LABELS), F.cross_entropy(leaves[1], LABELS, reduction="none")
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(torch.autograd.grad(one.sum(), leaf)[0] for one, leaf in zip(losses, leaves, strict=True)))
+    gaps = torch.arange(20.0, 81.0)
+    logits = torch.stack([gaps / 2, -gaps / 2, -gaps], dim=1).requires_grad_()
+    loss = Classification().loss(logits, torch.zeros(61, dtype=torch.long))
+    torch.testing.assert_close(loss, (-gaps).exp(), rtol=1e-4, atol=0)  # log-sum-exp less the logit: 0
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    torch.testing.assert_close(gradient[:, 1], (-gaps).exp(), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("gap", [1e4, 1e30])

@@ -47,8 +47,8 @@ class APGD(Attack, name="apgd"):
         search, own = Search(model, images, objective, self.loss, self.samples), generator(self.seed)
         for restart in range(self.restarts):
             if len(search):
-                begin = start(self.threat, search.original, own, self.seed)
-                ascend(search, self.threat, begin, self.steps, clean_first=restart == 0)
+                first = restart == 0
+                ascend(search, self.threat, start(self.threat, search.original, own, self.seed), self.steps, clean_first=first)
         return search.result()
 
 
@@ -113,10 +113,8 @@ def ascend(search: Search, threat: Threat, begin: Tensor, steps: int, clean_firs
         gain, gradient = search.gradient(images)
         return (gain if search.comparable else search.judged), gradient
 
-    gain, gradient = ask(search.original if clean_first else begin)
-    never = torch.zeros_like(gain, dtype=torch.bool)
-    size = torch.full_like(gain, 2 * threat.eps)
-    walk = _Walk(begin, begin, gradient, size, begin, gradient, gain, gain, torch.zeros_like(gain), never, gain)
+    walk = _first(begin, *ask(search.original if clean_first else begin), 2 * threat.eps)
+    del begin  # memory: of whole images only what is still needed is held while the model is asked
     window, left = max(1, int(FIRST * steps)), max(1, int(FIRST * steps))
     for step in range(1, steps + 1):
         if (kept := search.drop()) is not None:
@@ -124,6 +122,7 @@ def ascend(search: Search, threat: Threat, begin: Tensor, steps: int, clean_firs
         if not len(search):
             return None
         _move(walk, threat, search.original)
+        walk.gradient = walk.top_gradient
         if step == steps:
             break
         _note(walk, *ask(walk.now))
@@ -135,6 +134,11 @@ def ascend(search: Search, threat: Threat, begin: Tensor, steps: int, clean_firs
     search.look(walk.now)
     search.drop()
     return walk.top
+
+
+def _first(begin: Tensor, gain: Tensor, gradient: Tensor, size: float) -> _Walk:
+    never, none = torch.zeros_like(gain, dtype=torch.bool), torch.zeros_like(gain)
+    return _Walk(begin, begin, gradient, torch.full_like(gain, size), begin, gradient, gain, gain, none, never, gain)
 
 
 def _move(walk: _Walk, threat: Threat, original: Tensor) -> None:

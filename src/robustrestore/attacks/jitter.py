@@ -82,8 +82,11 @@ class _Jittered(Loss):
 
     def _shares(self, logits: Tensor) -> Tensor:
         """Noisy shares of the classes [N, C, P]."""
-        largest = logits.abs().where(logits.isfinite(), 0.0).amax(1, keepdim=True)  # -inf: a masked class
-        shares = (self.attack.scale * logits / torch.where(largest > 0, largest, 1.0)).softmax(1)
+        finite = logits.isfinite()  # a class may be masked out with -inf
+        known = logits.where(finite, 0.0)
+        largest = known.abs().amax(1, keepdim=True)
+        scaled = self.attack.scale * known / torch.where(largest > 0, largest, 1.0)
+        shares = scaled.masked_fill(~finite, -torch.inf).softmax(1)
         one = logits if self.attack.seed is None else logits[:1]
         return shares + self.attack.noise * torch.randn(one.shape, generator=self.own, dtype=torch.float32).to(shares)
 

@@ -144,8 +144,11 @@ class UaeRsJitter(Attack, name="uae_rs_jitter"):
 
         def measure(outputs: Tensor, target: Tensor) -> Tensor:
             logits, labels, valid = classes.read(outputs, target)
-            largest = logits.abs().where(logits.isfinite(), 0.0).amax(1, keepdim=True)  # -inf: a masked class
-            shares = (self.scale * logits / torch.where(largest > 0, largest, 1.0)).softmax(1)
+            finite = logits.isfinite()  # a class may be masked out with -inf
+            known = logits.where(finite, 0.0)
+            largest = known.abs().amax(1, keepdim=True)
+            scaled = self.scale * known / torch.where(largest > 0, largest, 1.0)
+            shares = scaled.masked_fill(~finite, -torch.inf).softmax(1)
             one = shares[:1] if self.seed is not None else shares
             shares = shares + self.noise * torch.randn(one.shape, generator=own).to(shares)
             truth = torch.zeros_like(shares).scatter(1, labels[:, None], 1.0)

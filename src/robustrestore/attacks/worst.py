@@ -31,6 +31,7 @@ class Worst(Attack, name="worst"):
     def __init__(self, attacks: List[Attack]) -> None:
         self.attacks = list(attacks)
         self.threat, self.answers = _common(self.attacks)
+        self.blind, self.fills = all(a.blind for a in self.attacks), any(a.fills for a in self.attacks)
 
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """One attack after the other, on the images that are still worth it."""
@@ -69,6 +70,7 @@ class Sequence(Attack, name="sequence"):
     def __init__(self, attacks: List[Attack]) -> None:
         self.attacks = list(attacks)
         self.threat, self.answers = _common(self.attacks)
+        self.blind, self.fills = all(a.blind for a in self.attacks), any(a.fills for a in self.attacks)
 
     def run(self, model: Model, images: Tensor, objective: Objective) -> Tensor:
         """One attack after the other, on what is left."""

@@ -29,7 +29,8 @@ class Divergence(Loss, name="divergence"):
             if classes is None:
                 return (_wide(outputs) - clean).square().flatten(1).mean(1)
             _, _, valid = classes.read(outputs, target)
-            distance = (clean.exp() * (clean - _shares(outputs, target, classes))).sum(1)
+            apart = clean - _shares(outputs, target, classes)
+            distance = (clean.exp() * apart.where(clean.isfinite(), 0.0)).sum(1)  # a class that is masked out counts nothing
             return (distance * valid).sum(1) / valid.sum(1).clamp(min=1)
 
         return changed(objective, measure=measure, context=(clean,))
