@@ -130,11 +130,14 @@ def select_noise_level(
 
     Per level the Fréchet distance between the features of the purified `attacked` images and of `clean` training images
     (unpaired; `features.statistics(clean)` once serves many calls); the smallest one wins, the lowest level of equals. Labels
-    are never touched. `purifier`: a part with a setting `sigma`, or a function from level to stage (to change steps too, say).
-    Of a part with a `seed` every image gets noise of its own here, as in the paper: one noise for all is one draw, and shifts
-    the features' mean; a function's stage is taken as it is. Noise follows `seed` and is the same at each level. Level 0 is
-    the images as they are, without a call. `levels`: by default `sigma_grid()`. `progress` is called after each level.
-    Nothing is kept on disk: a run that was cut off starts again. Images are gone through once a level, none is kept.
+    are never touched. If unattacked images of the one kind differ from the other by themselves (48 CamVid val frames against
+    train frames did), that gap can outweigh the attack and the choice is poor: `clean` may be held-out images, too.
+
+    `purifier`: a part with a setting `sigma`, or a function from level to stage (to change steps too, say). Of a part with a
+    `seed` every image gets noise of its own here, as in the paper: one noise for all is one draw, and shifts the features'
+    mean; a function's stage is taken as it is. Noise follows `seed` and is the same at each level. Level 0 is the images as
+    they are, without a call. `levels`: by default `sigma_grid()`. `progress` is called after each level. Nothing is kept on
+    disk: a run that was cut off starts again. Images are gone through once a level, none is kept.
     """
     stage_at = _stages(purifier)
     grid = _grid(sigma_grid() if levels is None else levels)
