@@ -117,7 +117,7 @@ def test_a_notebook_may_define_its_class_again() -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     define("reg_toy")
-    with pytest.raises(LookupError, match=r"purifiers: no part is called 'blurr'; known: bit_depth, blur, .*reg_toy"):
+    with pytest.raises(LookupError, match=r"purifiers: no part is called 'blurr'; known: adaptive, bit_depth, blur, .*reg_toy"):
         rr.Purifier.named("blurr")
     with pytest.raises(LookupError, match=r"nonsense: no part is called 'x'; known: none"):
         registry.find("nonsense", "x")
