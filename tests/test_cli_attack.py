@@ -101,7 +101,7 @@ def test_list_of_a_kind_says_what_each_part_is_and_fits() -> None:
     assert "pgd" not in purifiers.output
     unknown = run("list", "attack")
     assert unknown.exit_code == 2
-    assert "attack: expected a kind of part among attacks, degradations" in unknown.output
+    assert "attack: expected a kind of part among attacks, class_terms" in unknown.output
 
 
 def registry_names(kind: str) -> list[str]:
