@@ -1,7 +1,7 @@
 """Train a small aerial scene classifier on UC Merced (Yang and Newsam, 2010), from scratch.
 
     python training/aerial.py --ucmerced PATH --network slim_resnet18 --out runs/aerial-slim_resnet18
-    python training/aerial.py --ucmerced PATH --network regnetx_002 --steps 4500 --out runs/aerial-regnetx_002
+    python training/aerial.py --ucmerced PATH --network regnetx_002 --steps 3000 --out runs/aerial-regnetx_002
 
 PATH holds train/CLASS/*.jpg and test/CLASS/*.jpg. The networks are timm's: ResNet-18 at half its width (He et al., 2016) and
 RegNetX-200MF (Radosavovic et al., 2020). Windows are turned by any angle, mirrored, recoloured and mixed in pairs (CutMix,
@@ -85,7 +85,7 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, device: str) -> flo
 
 
 def main() -> None:
-    parser = loop.arguments(__doc__.splitlines()[0], steps=2400, batch=16, lr=2e-3)
+    parser = loop.arguments(__doc__.splitlines()[0], steps=2000, batch=16, lr=2e-3)
     parser.add_argument("--ucmerced", type=Path, required=True)
     parser.add_argument("--network", choices=sorted(NETWORKS), default="slim_resnet18")
     options = parser.parse_args()
