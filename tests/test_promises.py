@@ -52,6 +52,15 @@ def _pull() -> diffusion.Denoiser:
     return diffusion.NoiseConditioned(_Pull())
 
 
+def _conv() -> nn.Module:
+    """A small network whose class is the mean colour's, more or less."""
+    return nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _weak() -> rr.Attack:
+    return rr.attacks.PGD(rr.Linf(4 / 255), steps=1)
+
+
 CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
     "attacks": {
         "alma_prox": lambda: rr.attacks.ALMAProx(rr.Linf(4 / 255), steps=4, share=0.9),
@@ -147,6 +156,16 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "rounds": lambda: rr.purifiers.Rounds(rr.purifiers.Diffusion(diffusion.SigmaUNet(width=8)), [[0.05, 1], [0.1, 2]]),
         "score_opt": lambda: rr.purifiers.ScoreOpt(diffusion.SigmaUNet(width=8), iterations=3),
     },
+    "optimisers": {"adamw": lambda: rr.AdamW(lr=0.01), "sgd": lambda: rr.SGD(momentum=0.5)},
+    "plans": {"plan": lambda: rr.Plan(steps=7, optimiser=rr.SGD(lr=0.2), average=None)},
+    "recipes": {
+        "adversarial_training": lambda: rr.recipes.AdversarialTraining(_conv(), rr.tasks.Classification(), _weak(), share=0.5),
+        "distill_purifier": lambda: rr.recipes.DistillPurifier(
+            rr.purifiers.Blur(), rr.restorers.UNet(width=4), _conv(), rr.tasks.Classification(), _weak(), weight=0.1
+        ),
+        "plain": lambda: rr.recipes.Plain(_conv(), rr.tasks.Classification(), part="0"),
+        "trades": lambda: rr.recipes.Trades(_conv(), rr.tasks.Classification(), _weak(), beta=2),
+    },
     "references": {
         "denoised": lambda: rr.guidances.Denoised(diffusion.SigmaUNet(width=4)),
         "renoised": lambda: rr.guidances.Renoised(seed=3),
@@ -180,6 +199,7 @@ FOREIGN["pixel"] = ["reference.denoiser.network"]
 FOREIGN["blind"] = FOREIGN["continuous_v"] = FOREIGN["edm"] = FOREIGN["sigma_map"] = ["network"]
 FOREIGN["transfer"] = ["source"]
 FOREIGN["perceptual"] = ["features"]
+FOREIGN |= dict.fromkeys(["adversarial_training", "distill_purifier", "plain", "trades"], ["model"])
 FOREIGN["uae_rs_mixcut"] = FOREIGN["uae_rs_mixup"] = ["features", "samples"]
 
 

@@ -13,6 +13,7 @@ from . import integrations as integrations
 from . import losses as losses
 from . import metrics as metrics
 from . import purifiers as purifiers
+from . import recipes as recipes
 from . import restorers as restorers
 from . import tasks as tasks
 from .adapt import Adapted as Adapted
@@ -28,11 +29,18 @@ from .diffusion import Sampler as Sampler
 from .evaluate import VIEWS as VIEWS
 from .evaluate import evaluate as evaluate
 from .feature import Features as Features
+from .fit import fit as fit
+from .history import History as History
 from .loss import ClassLoss as ClassLoss
 from .loss import Loss as Loss
 from .modes import evaluating as evaluating
 from .modes import seeded as seeded
 from .pipeline import DefendedPipeline as DefendedPipeline
+from .plan import SGD as SGD
+from .plan import AdamW as AdamW
+from .plan import Plan as Plan
+from .recipe import Batch as Batch
+from .recipe import Recipe as Recipe
 from .report import Report as Report
 from .score import score as score
 from .stage import Purifier as Purifier
@@ -44,6 +52,7 @@ from .threat import L2 as L2
 from .threat import Linf as Linf
 from .threat import NormalisedLinf as NormalisedLinf
 from .threat import Threat as Threat
+from .validation import Validation as Validation
 from .views import surrogate as surrogate
 from .vote import MajorityVote as MajorityVote
 from .vote import MeanVote as MeanVote

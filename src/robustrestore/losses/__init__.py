@@ -4,6 +4,7 @@ from .balanced import BalancedCrossEntropy as BalancedCrossEntropy
 from .clean_output import CleanOutput as CleanOutput
 from .cosine import CosineWeighted as CosineWeighted
 from .divergence import Divergence as Divergence
+from .divergence import divergence as divergence
 from .dlr import DLR as DLR
 from .dlr import TargetedDLR as TargetedDLR
 from .jensen_shannon import JensenShannon as JensenShannon

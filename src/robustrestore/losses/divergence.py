@@ -26,14 +26,26 @@ class Divergence(Loss, name="divergence"):
             clean = _wide(outputs) if classes is None else _shares(outputs, objective.target, classes)
 
         def measure(outputs: Tensor, target: Tensor, clean: Tensor) -> Tensor:
-            if classes is None:
-                return (_wide(outputs) - clean).square().flatten(1).mean(1)
-            _, _, valid = classes.read(outputs, target)
-            apart = clean - _shares(outputs, target, classes)
-            distance = (clean.exp() * apart.where(clean.isfinite(), 0.0)).sum(1)  # a class that is masked out counts nothing
-            return (distance * valid).sum(1) / valid.sum(1).clamp(min=1)
+            return _apart(clean, outputs, target, classes)
 
         return changed(objective, measure=measure, context=(clean,))
+
+
+def divergence(clean: Tensor, outputs: Tensor, objective: Objective) -> Tensor:
+    """The same between two outputs, [N], with gradients in both: what TRADES minimises."""
+    classes = objective.classes
+    answer = _wide(clean) if classes is None else _shares(clean, objective.target, classes)
+    return _apart(answer, outputs, objective.target, classes)
+
+
+def _apart(clean: Tensor, outputs: Tensor, target: Tensor, classes: Classes | None) -> Tensor:
+    """Squared difference of images, or KL(clean || outputs) where `clean` holds log-probabilities [N, C, P]."""
+    if classes is None:
+        return (_wide(outputs) - clean).square().flatten(1).mean(1)
+    _, _, valid = classes.read(outputs, target)
+    apart = clean - _shares(outputs, target, classes)
+    distance = (clean.exp() * apart.where(clean.isfinite(), 0.0)).sum(1)  # a class that is masked out counts nothing
+    return (distance * valid).sum(1) / valid.sum(1).clamp(min=1)
 
 
 def _wide(outputs: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+"""Checkpoints of a training: a nested tree of tensors and plain values in one safetensors file, written whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .files import write_atomically
+
+
+def save_tree(file: Path, tree: Any) -> None:
+    """Mappings, lists, tensors, numbers, texts and None; keys are texts or whole numbers."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    plain = json.dumps(_flat(tree, tensors))
+    write_atomically(file, lambda part: save_file(tensors, part, metadata={"tree": plain}))
+
+
+def load_tree(file: Path) -> Any:
+    """What `save_tree` wrote, on the CPU; ValueError for another or a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as found:
+            plain = (found.metadata() or {}).get("tree")
+            tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file}: expected a checkpoint, got a damaged file: delete it to start anew ({error})") from error
+    if plain is None:
+        raise ValueError(f"{file}: expected a checkpoint of a training, got other safetensors")
+    return _nested(json.loads(plain), tensors)
+
+
+def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The plain tree: {"t": name} for a tensor, {"m": [[key, value], ...]} for a mapping, {"l": [...]} for a list."""
+    if isinstance(value, Tensor):
+        name = f"{len(tensors):06d}"
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"t": name}
+    if isinstance(value, dict):
+        return {"m": [[key, _flat(inner, tensors)] for key, inner in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"l": [_flat(inner, tensors) for inner in value]}
+    return {"v": value}
+
+
+def _nested(plain: Any, tensors: dict[str, Tensor]) -> Any:
+    if "t" in plain:
+        return tensors[plain["t"]]
+    if "m" in plain:
+        return {key: _nested(inner, tensors) for key, inner in plain["m"]}
+    if "l" in plain:
+        return [_nested(inner, tensors) for inner in plain["l"]]
+    return plain["v"]
