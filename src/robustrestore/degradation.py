@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from .component import Component
@@ -23,8 +24,13 @@ class Degradation(Component, nn.Module, kind="degradations"):
         numbers = list(range(len(images))) if keys is None else [int(key) for key in keys]
         if len(numbers) != len(images):
             raise ValueError(f"keys: expected one for each of {len(images)} images, got {len(numbers)}")
-        return clamp(self.run(images, numbers))
+        return clamp(self.run(images, numbers)) if len(images) else images
 
     @abstractmethod
     def run(self, images: Tensor, keys: Sequence[int]) -> Tensor:
         """The work; the same key gives the same randomness."""
+
+
+def keyed(seed: int, key: int) -> torch.Generator:
+    """The CPU generator that belongs to one key of a degradation with this seed."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + key)

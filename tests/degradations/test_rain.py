@@ -1,6 +1,7 @@
 """Rain: the same for a key, denser when asked, slanted as asked, blended by the formula, nothing where nothing is."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -79,7 +80,38 @@ def test_haze_is_thick_at_the_top_and_gone_at_the_bottom() -> None:
     torch.testing.assert_close(out[0, 0, :, 0], torch.linspace(0.5, 0.2, 21))
 
 
-@pytest.mark.parametrize("blend", ["add", "screen"])
+def test_rain_by_distance_is_the_formula() -> None:
+    images, haze = photos(2, 32, 40), 0.3
+    streaks = torch.cat([Rain(haze=haze).streaks(32, 40, key) for key in (3, 9)])
+    far = (1 - torch.arange(32) / 31).view(1, 1, -1, 1)
+    rain, veil = streaks * torch.exp(-far.clamp(min=0.2)), 1 - (1 - haze) ** far
+    out = Rain(haze=haze, blend="depth")(images, [3, 9])
+    torch.testing.assert_close(out, images * (1 - rain - veil) + rain + 0.8 * veil)
+    torch.testing.assert_close(veil[0, 0, [0, -1], 0], torch.tensor([haze, 0.0]))  # grey at the horizon, clear in front
+    assert rain.max() > 0.1
+
+
+def test_thick_haze_and_bright_rain_leave_no_negative_light() -> None:
+    out = Rain(haze=1, brightness=2, density=40, blend="depth")(torch.ones(1, 3, 24, 24))
+    assert float(out.min()) > 0.3
+
+
+@pytest.mark.parametrize("blend", ["add", "screen", "depth"])
+def test_each_severity_harms_more(blend: str) -> None:
+    images = photos(2, 64, 80)
+    harm = [float((Rain.severity(level, blend)(images) - images).square().mean()) for level in range(1, 6)]
+    assert harm[0] > 1e-4
+    assert all(more > 1.3 * less for less, more in pairwise(harm))
+    assert Rain.severity(3, seed=4).settings() == Rain(seed=4).settings()
+
+
+@pytest.mark.parametrize("level", [0, 6, 2.5])
+def test_other_severities_are_refused(level: int) -> None:
+    with pytest.raises(ValueError, match=rf"level: expected 1\.\.5, got {level}"):
+        Rain.severity(level)
+
+
+@pytest.mark.parametrize("blend", ["add", "screen", "depth"])
 @pytest.mark.parametrize("nothing", [{"brightness": 0.0}, {"density": 0.0}], ids=str)
 def test_no_rain_and_no_haze_is_the_identity(blend: str, nothing: dict[str, float]) -> None:
     images = photos(2, 17, 23)
@@ -107,7 +139,7 @@ def test_sizes_channels_dtype_and_gradient() -> None:
         ({"haze": 1.5}, r"haze: expected a share in \[0, 1\], got 1.5"),
         ({"length": float("nan")}, "length: expected at least 1 pixel, got nan"),
         ({"length": 0.5}, "length: expected at least 1 pixel, got 0.5"),
-        ({"blend": "multiply"}, 'blend: expected "add" or "screen", got \'multiply\''),
+        ({"blend": "multiply"}, r"blend: expected one of \('add', 'screen', 'depth'\), got 'multiply'"),
     ],
     ids=str,
 )
