@@ -28,6 +28,8 @@ from robustrestore.modes import seeded
 
 FILTERS = {"blur": rr.purifiers.Blur, "median": rr.purifiers.Median, "JPEG": rr.purifiers.Jpeg}
 CHAINED = "I-FGSM"
+TIMESTEPS = [0, 10, 20, 30, 50, 70, 100, 150]
+LEVELS = [0.0, *sigma_grid(TIMESTEPS[1:])]
 
 
 def attacks(name: str, model: rr.Adapted, root: Path) -> dict[str, rr.Attack]:
@@ -79,7 +81,7 @@ def row(case: cells.Case, swept: dict[str, Tensor], images: Tensor, labels: Tens
     for name, kind in FILTERS.items():
         found[name] = share(answers(case, rr.DefendedPipeline(case.model, [kind()]).eval(), images) == labels)
     oracle = int(hits.sum(1).argmax())
-    chose = {"ANLS": [cells.TIMESTEPS[k] for k in places.values()], "label oracle": cells.TIMESTEPS[oracle]}
+    chose = {"ANLS": [TIMESTEPS[k] for k in places.values()], "label oracle": TIMESTEPS[oracle]}
     return {"accuracy": found, "timesteps": chose, "by level": [round(float(v), 4) for v in hits.float().mean(1)]}
 
 
@@ -118,15 +120,15 @@ def study(name: str, root: Path, networks: Path, folder: Path) -> dict[str, Any]
 
         def make(attack: rr.Attack | None = attack, what: str = what) -> dict[str, Tensor]:
             found = images if attack is None else crafted(case, attack, model, images, labels)
-            return {"images": found, **cells.sweep(case, found, cells.LEVELS, f"{name}, {what}")}
+            return {"images": found, **cells.sweep(case, found, LEVELS, f"{name}, {what}")}
 
         swept = cells.kept(file, make)
         rows[what] = row(case, swept, swept["images"], labels, reference)
-    timestep = max(max(rows[CHAINED]["timesteps"]["ANLS"]), 10)
+    half, timestep = case.halves[0][0], max(max(rows[CHAINED]["timesteps"]["ANLS"]), 10)
     attacked = cells.kept(folder / f"{name}-{CHAINED}.safetensors", dict)["images"]
     known = {CHAINED: made[CHAINED], "PGD-10 at 4/255": rr.attacks.PGD(rr.Linf(4 / 255), steps=10)}
-    rest = {"chain": lambda: chain(case, timestep, attacked, labels),
-            "adaptive": lambda: adaptive(case, timestep, known, (images, labels))}  # fmt: skip
+    rest = {"chain": lambda: chain(case, timestep, attacked[half], labels[half]),
+            "adaptive": lambda: adaptive(case, timestep, known, (images[half], labels[half]))}  # fmt: skip
     for what, make_rest in rest.items():
         file = folder / f"{name}-{what}.json"
         if not file.exists():
@@ -141,8 +143,19 @@ def main() -> None:
     parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-aerial")
     options = parser.parse_args()
     found = {name: study(name, options.ucmerced, options.networks, options.progress) for name in ucmerced.NETWORKS}
-    about = {**harness.machine(), "images": 105, "size": ucmerced.SIZE, "classes": 21, "timesteps": cells.TIMESTEPS}
-    about |= {"levels": cells.LEVELS, "purifier": "bundled prior, one step", "interval": "95 %, Clopper and Pearson", "seed": 0}
+    about = {
+        **harness.machine(),
+        "images": {"oblivious": 105, "chain": 53, "adaptive": 53},
+        "size": ucmerced.SIZE,
+        "classes": 21,
+        "timesteps": TIMESTEPS,
+    }
+    about |= {
+        "levels": LEVELS,
+        "purifier": "bundled prior, one step, in bfloat16 for the sweeps",
+        "interval": "95 %, Clopper and Pearson",
+        "seed": 0,
+    }
     harness.write("aerial", {"about": about, "networks": found})
 
 

@@ -233,7 +233,7 @@ def main() -> None:
     about = {**harness.machine(), "attack": f"PGD-{cells.ATTACK_STEPS}, Linf, oblivious", "timesteps": cells.TIMESTEPS}
     about |= {
         "levels": cells.LEVELS,
-        "purifier": "bundled prior, one step",
+        "purifier": "bundled prior, one step, in bfloat16",
         "published calls": {"10..120": 780, "10..150": 1200},
     }
     if not options.only:

@@ -99,8 +99,10 @@ def main() -> None:
         index = torch.randperm(len(images), generator=generator)[: options.batch]
         wanted = F.one_hot(labels[index], classes) * (1 - SMOOTHING) + SMOOTHING / classes
         x, wanted = cut_mix(windows(images[index], generator), wanted, generator)
-        logits = module(normalise(x.to(options.device)).contiguous(memory_format=torch.channels_last))
-        return F.cross_entropy(logits, wanted.to(options.device))
+        x = normalise(x.to(options.device)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(options.device.split(":")[0], torch.bfloat16):
+            logits = module(x)
+        return F.cross_entropy(logits.float(), wanted.to(options.device))
 
     loop.fit(net, loss, options, lambda module: {"accuracy": round(accuracy(module, *test, options.device), 4)})
 
