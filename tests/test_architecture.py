@@ -28,6 +28,7 @@ FLOORS = [
         "adapt",
         "feature",
         "calibrate",
+        "certify",
         "data",
         "recipe",
         "plan",

@@ -3,6 +3,7 @@
 from . import assets as assets
 from . import attacks as attacks
 from . import calibrate as calibrate
+from . import certify as certify
 from . import checks as checks
 from . import data as data
 from . import degradations as degradations

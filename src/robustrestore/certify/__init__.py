@@ -1,0 +1,17 @@
+"""Certificates by randomised smoothing: what a model averaged over noise can be promised to answer. Knows no attack."""
+
+from .additive import Gaussian as Gaussian
+from .additive import GeneralisedNormal as GeneralisedNormal
+from .additive import HyperbolicSecant as HyperbolicSecant
+from .additive import Laplace as Laplace
+from .additive import Uniform as Uniform
+from .certificate import Certificate as Certificate
+from .classifier import Looks as Looks
+from .classifier import Prediction as Prediction
+from .classifier import SmoothedClassifier as SmoothedClassifier
+from .gridded import Gridded as Gridded
+from .noise import NORMS as NORMS
+from .noise import Noise as Noise
+from .noise import Norm as Norm
+from .splitting import DSSN as DSSN
+from .splitting import SSN as SSN

@@ -1,0 +1,152 @@
+"""The answers of a model to many noisy copies of one image: chunk by chunk, in memory that does not grow with their number."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..component import Component
+from ..identity import of_callable, of_settings
+from ..images import check_images, trusted
+from ..modes import evaluating, generator, seeded
+from ..runs import spawn
+from .noise import Noise
+
+Model = Callable[[Tensor], Tensor]
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+BLOCK_VALUES, BLOCK_IMAGES = 2**19, 64  # noise is drawn in blocks of a size that depends on the image alone
+LARGEST = 4096
+
+
+class ChunkSize:
+    """How many noisy images go through the model at once: as given, or grown from a few while each doubling pays.
+
+    The first size to be no more than 5 % faster (our choice) ends the search, and the one before it stays. What does not fit
+    on the device is halved for good. Counts do not depend on it, unless the model's own rounding depends on the batch.
+    """
+
+    def __init__(self, given: int | None = None) -> None:
+        if given is not None and (isinstance(given, bool) or given < 1):
+            raise ValueError(f"chunk: expected a whole number >= 1 or None, got {given!r}")
+        self.size, self.growing = given or 0, given is None
+        self._best, self._now, self._seen = 0.0, 0.0, 0
+
+    def start(self, values: int) -> None:
+        """Pick a first size for images of `values` values, unless there is one."""
+        self.size = self.size or max(1, min(32, 2**20 // values))
+
+    def note(self, count: int, seconds: float) -> None:
+        """A chunk of `count` images took that long: two at a size decide, the better one counts."""
+        if not self.growing or count < self.size or seconds <= 0:
+            return
+        self._now, self._seen = max(self._now, count / seconds), self._seen + 1
+        if self._seen < 2:
+            return
+        pays = self._now > 1.05 * self._best
+        self.size = self.size * 2 if pays else max(1, self.size // 2)
+        self.growing = pays and self.size <= LARGEST
+        self._best, self._now, self._seen = max(self._best, self._now), 0.0, 0
+
+    def halve(self) -> None:
+        """The device is full."""
+        self.size, self.growing = max(1, self.size // 2), False
+
+
+def draws(noise: Noise, image: Tensor, own: torch.Generator) -> Iterator[Tensor]:
+    """Blocks of noisy copies of `image` [C, H, W], without end, or all copies of a noise that has finitely many.
+
+    The size of a block depends on the image's alone, so the copies are the same however they are cut into chunks.
+    """
+    size = max(1, min(BLOCK_IMAGES, BLOCK_VALUES // image.numel()))
+    start = 0
+    while noise.count is None or start < noise.count:
+        images = image.expand(size if noise.count is None else min(size, noise.count - start), *image.shape)
+        if noise.count is None:
+            yield noise.applied(images, noise.sample_like(images, own))
+        else:
+            yield noise.applied(images, noise.nth(images, torch.arange(start, start + len(images))))
+        start += len(images)
+
+
+def answers(model: Model, blocks: Iterator[Tensor], count: int, size: ChunkSize) -> Iterator[Tensor]:
+    """The model's outputs for the next `count` noisy images, a chunk at a time; the rest of the last block is dropped."""
+    held: Tensor | None = None
+    done = 0
+    while done < count:
+        want = min(size.size, count - done)
+        parts, have = ([], 0) if held is None else ([held], len(held))
+        while have < want:
+            parts.append(next(blocks))
+            have += len(parts[-1])
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        chunk, held = joined[:want], joined[want:] if have > want else None
+        started = _clock(chunk, size)
+        yield from _fitting(model, chunk, size)
+        size.note(want, _clock(chunk, size) - started)
+        done += want
+
+
+def _clock(images: Tensor, size: ChunkSize) -> float:
+    if size.growing and images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter()
+
+
+def _fitting(model: Model, chunk: Tensor, size: ChunkSize) -> Iterator[Tensor]:
+    """The outputs for a chunk, in halves if the device has no room for it."""
+    try:
+        outputs: Tensor | None = model(chunk)
+    except torch.cuda.OutOfMemoryError:
+        if len(chunk) == 1:
+            raise
+        outputs = None
+    if outputs is not None:
+        if not isinstance(outputs, Tensor) or len(outputs) != len(chunk):
+            got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ValueError(f"model: expected outputs for {len(chunk)} images, got {got}: choose one with rr.Adapted")
+        yield outputs
+        return
+    size.halve()
+    for half in chunk.chunk(2):
+        yield from _fitting(model, half, size)
+
+
+@contextmanager
+def sampling(model: Model, noise: Noise, image: Tensor, seed: int | None, number: int) -> Iterator[Iterator[Tensor]]:
+    """The blocks of noisy copies of image `number`, under one generator, with the model in evaluation mode and no graph.
+
+    `seed` None draws one afresh. A model that draws for itself (a stage with `seed=None`) does so from another seed.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(trusted())  # noisy values lie outside [0, 1], and that is meant
+        own = generator(None if seed is None else spawn(seed, f"noise {number}"), image.device)
+        stack.enter_context(seeded(None if seed is None else spawn(seed, f"model {number}")))
+        yield draws(noise, image, own)
+
+
+def check(model: Model, noise: Noise, images: Tensor) -> None:
+    """Raise unless the images keep the contract and the noise's own conditions."""
+    if not callable(model):
+        raise TypeError(f"model: expected a module or a function of images, got {type(model).__name__}")
+    if not isinstance(noise, Noise):
+        raise TypeError(f"noise: expected a Noise such as certify.Gaussian(0.25), got {type(noise).__name__}")
+    check_images(images)
+    noise.check(images)
+
+
+def fingerprint(model: Model) -> str:
+    """What a certificate is bound to: the type, settings, code and weights of the base model, as 16 digits."""
+    owner = getattr(model, "__self__", model)
+    if isinstance(owner, nn.Module):
+        what = repr(owner) if isinstance(owner, Component) else f"{of_callable(type(owner))} {owner!r}"
+        text = f"{what} {of_settings(owner)} {getattr(model, '__name__', '')}"
+    else:
+        text = of_callable(model)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
