@@ -152,7 +152,75 @@ def verdicts(name: str) -> str:
     return "\n".join(f"- {verdict}" for verdict in _load(name)["verdicts"])
 
 
+def _percent(row: list[float]) -> str:
+    return f"{100 * row[0]:.1f} [{100 * row[1]:.1f}, {100 * row[2]:.1f}]"
+
+
+def aerial(network: str) -> str:
+    """Attacks down, defences across: accuracy with its interval, and the timesteps that were chosen."""
+    body = []
+    for attack, row in _load("aerial")["networks"][network]["attacks"].items():
+        chosen = [", ".join(str(t) for t in row["timesteps"]["ANLS"]), str(row["timesteps"]["label oracle"])]
+        names = {"ANLS": f" (t {chosen[0]})", "label oracle": f" (t {chosen[1]})"}
+        body.append([attack, *(f"{_percent(cell)}{names.get(name, '')}" for name, cell in row["accuracy"].items())])
+    names = ["no defence", "ANLS", "label oracle", "blur", "median", "JPEG"]
+    return _lines(["accuracy in percent", *names], body)
+
+
+def aerial_adaptive() -> str:
+    """Networks and attacks down, what the attacker knows across."""
+    body = []
+    for network, found in _load("aerial")["networks"].items():
+        for attack, row in found["adaptive"]["accuracy"].items():
+            label = f"{network}, {attack}, t {found['adaptive']['timestep']}"
+            body.append([label, *(_percent(row[view]) for view in ("oblivious", "adaptive"))])
+    return _lines(["accuracy in percent behind the purifier", "oblivious", "adaptive"], body)
+
+
+def aerial_chain() -> str:
+    """Networks down, one step and the published chain across."""
+    body = []
+    for network, found in _load("aerial")["networks"].items():
+        t, row = found["chain"]["timestep"], found["chain"]["accuracy"]
+        body.append([f"{network}, {found['chain']['attack']}, t {t}", _percent(row["1 steps"]), _percent(row[f"{t} steps"])])
+    return _lines(["accuracy in percent", "one step", "t steps of DDPM"], body)
+
+
+def anls() -> str:
+    """Rules down, cells across: points behind the label oracle, whose value stands in the first row."""
+    found = [(case, size, row) for case, sizes in _load("anls")["cells"].items() for size, row in sizes.items()]
+    head = [f"{case}, {size}/255" for case, size, _ in found]
+    body = []
+    for rule in found[0][2]["rules"]:
+        cells = []
+        for _, _, row in found:
+            one = row["rules"][rule]
+            chosen = f" (t {', '.join(str(t) for t in one['timesteps'])})" if "timesteps" in one else ""
+            cells.append(f"{one['value']:.3f}{chosen}" if rule == "label oracle" else f"-{max(0, one['gap']):.1f}{chosen}")
+        body.append([rule, *cells])
+    return _lines(["points behind the label oracle", *head], body)
+
+
+def anls_cost() -> str:
+    """Cells down: how the search compares with the sweep, on the curve of the published rule."""
+    body = []
+    for case, sizes in _load("anls")["cells"].items():
+        for size, row in sizes.items():
+            full, fast = row["rules"]["ANLS, train images"], row["coarse to fine"]["ANLS, train images"]
+            cells = [", ".join(str(t) for t in one["timesteps"]) for one in (full, fast)]
+            spent = [", ".join(str(v) for v in fast[key]) for key in ("levels", "calls")]
+            body.append([f"{case}, {size}/255", cells[0], cells[1], *spent, f"{full['gap']:.1f}", f"{fast['gap']:.1f}"])
+    names = ["sweep chooses t", "search chooses t", "levels it measures, of 15", "calls an image of a full chain, of 1200"]
+    return _lines(["", *names, "sweep, points behind", "search, points behind"], body)
+
+
 TABLES = {
+    "aerial slim_resnet18": lambda: aerial("slim_resnet18"),
+    "aerial regnetx_002": lambda: aerial("regnetx_002"),
+    "aerial adaptive": aerial_adaptive,
+    "aerial chain": aerial_chain,
+    "anls": anls,
+    "anls cost": anls_cost,
     "attack_speed": attack_speed,
     "attack_peers": attack_peers,
     "attack_dropping": attack_dropping,
