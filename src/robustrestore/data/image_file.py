@@ -44,6 +44,14 @@ def load_image(path: str | Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
+def load_ids(path: str | Path) -> Tensor:
+    """An image of class ids (8 bits, grey or with a palette) as int64 [H, W], ids as they are. Errors as in `load_image`."""
+    image = open_upright(path)
+    if image.mode not in ("L", "P"):
+        raise ImageFileError(f"{path}: expected 8-bit class ids, got mode {image.mode}: turn colours into ids first")
+    return torch.from_numpy(np.array(image)).long()
+
+
 def save_image(image: Tensor, path: str | Path) -> None:
     """Write [3, H, W] in [0, 1], rounded to 8 bits, in one move, as png, jpg, jpeg, tif, tiff or webp by suffix.
 
