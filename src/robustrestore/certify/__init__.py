@@ -10,8 +10,11 @@ from .classifier import Looks as Looks
 from .classifier import Prediction as Prediction
 from .classifier import SmoothedClassifier as SmoothedClassifier
 from .gridded import Gridded as Gridded
+from .hierarchy import Hierarchy as Hierarchy
 from .noise import NORMS as NORMS
 from .noise import Noise as Noise
 from .noise import Norm as Norm
+from .segmenter import SegmentationCertificate as SegmentationCertificate
+from .segmenter import SmoothedSegmenter as SmoothedSegmenter
 from .splitting import DSSN as DSSN
 from .splitting import SSN as SSN
