@@ -133,6 +133,14 @@ def test_formation_3_the_transfer_function_of_slits() -> None:
     for ring, value in TABLE.items():
         assert float(rings[ring]) == pytest.approx(value, abs=0.02), ring
     assert float(rings[73:75].mean()) == pytest.approx(0.203, abs=0.02)
+    published = [1, 0.181, 0.096, 0.206, 0.150, 0.111, 0.094]  # a T-OLED's, at the same frequencies
+    ours = [
+        float(rings[0]),
+        *(float(rings[ring]) for ring in (7, 14, 36)),
+        float(rings[73:75].mean()),
+        *rings[[111, 147]].tolist(),
+    ]
+    assert np.corrcoef(ours, published)[0, 1] > 0.97
     for channel, peak in enumerate((0.154, 0.169, 0.179)):
         assert float(kernel[channel].max()) == pytest.approx(peak, abs=0.01)
         assert int(kernel[channel].argmax()) == (SIZE // 2) * SIZE + SIZE // 2
