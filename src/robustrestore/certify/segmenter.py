@@ -64,10 +64,11 @@ class SegmentationCertificate:
 
     def statement(self, norm: Norm = "l2") -> str:
         """The promise in words."""
+        certified, known = int(self.certified.sum()), self.counts.numel()
         return (
-            f"With probability at least 1 - {self.alpha:g} over the sampling of noise, jointly for {int(self.certified.sum())} "
-            f"of {self.counts.numel()} pixels: the smoothed segmenter (base {self.model}, {self.noise!r}) keeps their class for "
-            f"every image at a distance below {self.radius[norm]:.6g} in {norm}. This says nothing of the base model on its own."
+            f"With probability at least 1 - {self.alpha:g} over the sampling of noise, jointly for {certified} of {known} "
+            f"pixels: the smoothed segmenter (base {self.model}, {self.noise!r}) keeps their class for every image at a "
+            f"distance below {self.radius[norm]:.6g} in {norm}. This says nothing of the base model on its own."
         )
 
 

@@ -1,0 +1,255 @@
+"""SmoothedRestorer: the median or mean image of a restorer under Gaussian noise, with an interval for every value."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import digest
+from ..journal import Journal
+from . import bounds
+from .additive import Gaussian
+from .noise import Noise
+from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, sampling
+
+BINS = 64
+Tally = dict[str, Tensor]
+Bound = Callable[[Tally, float, int, float], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class IntervalCertificate:
+    """One restored image: `middle`, the estimate of the smoothed image, and where each value stays, [C, H, W].
+
+    `low`, `high`: for every image at an L2 distance of at most `eps`, each value of the ideal smoothed map (that of infinitely
+    many draws) lies between them; all of them at once with probability at least 1 - `alpha` over the noise.
+    """
+
+    what: str
+    middle: Tensor
+    low: Tensor
+    high: Tensor
+    eps: float
+    n: int
+    alpha: float
+    noise: Gaussian
+    model: str
+
+    def psnr_low(self, target: Tensor) -> float:
+        """The certified PSNR in dB against `target` [C, H, W]: no image within `eps` makes the ideal smoothed map worse."""
+        wanted = target.double().to(self.low.device)
+        far = torch.maximum((self.low.double() - wanted).abs(), (self.high.double() - wanted).abs())
+        return psnr(float(far.square().mean()))
+
+    def psnr(self, target: Tensor) -> float:
+        """The PSNR of `middle`, without attack."""
+        return psnr(float((self.middle.double() - target.double().to(self.middle.device)).square().mean()))
+
+    def statement(self) -> str:
+        """The promise in words."""
+        values = self.low.numel()
+        return (
+            f"With probability at least 1 - {self.alpha:g} over the sampling of noise, jointly for all {values} values: "
+            f"the ideal smoothed map (the {self.what} of base {self.model} under {self.noise!r}) stays in these intervals for "
+            f"every image at an L2 distance of at most {self.eps:g}; mean width {float((self.high - self.low).mean()):.4g}. A "
+            "mean or median of finitely many draws differs from it by its own sampling error."
+        )
+
+
+def psnr(error: float) -> float:
+    """In dB, of a mean squared error of values in [0, 1]."""
+    return 10 * math.log10(1 / error) if error > 0 else math.inf
+
+
+class SmoothedRestorer:
+    """`model` under Gaussian `noise`, for any callable from images to images [N, C, H, W]; outputs are cut to [0, 1].
+
+    What is certified is this object's map, not the model's. Radii are L2, in units of [0, 1] images.
+    """
+
+    def __init__(self, model: Model, noise: Noise, chunk: int | None = None) -> None:
+        self.model, self.noise, self.chunk = model, gaussian(noise), chunk
+        self._size = ChunkSize(chunk)
+
+    def __repr__(self) -> str:
+        return f"SmoothedRestorer({type(self.model).__name__}, {self.noise!r})"
+
+    def median(
+        self,
+        images: Tensor,
+        eps: Sequence[float],
+        n: int = 1000,
+        alpha: float = 0.001,
+        pilot: int = 50,
+        seed: int | None = 0,
+        folder: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[IntervalCertificate]]:
+        """For each image one certificate an `eps`: median smoothing (Chiang et al., 2020), joint over the values.
+
+        `pilot` draws set 64 bins for each value, `n` fresh ones are counted in them; the order statistics that bound the
+        quantiles Phi(-eps / sigma) and Phi(eps / sigma) are rounded outward to the edges of bins. Memory does not grow with
+        `n`. Each `eps` is a statement of its own. Where a rank falls outside 1..n the bound is 0 or 1.
+        """
+        if pilot < 2:
+            raise ValueError(f"pilot: expected at least 2 draws, got {pilot}")
+
+        def tally(blocks: Iterator[Tensor], values: int) -> Tally:
+            return self._histogram(blocks, pilot, n, values)
+
+        bound = {"what": "median", "n": n, "alpha": alpha, "eps": [float(e) for e in eps], "pilot": pilot, "seed": seed}
+        return self._certified(images, bound, tally, _median_bounds, folder, progress)
+
+    def mean(
+        self,
+        images: Tensor,
+        eps: Sequence[float],
+        n: int = 1000,
+        alpha: float = 0.001,
+        seed: int | None = 0,
+        folder: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[IntervalCertificate]]:
+        """The same for the mean image. Three bounds hold at once, and the best of them counts for each value.
+
+        With mu the expectation, bounded by Bernstein's inequality with a bounded deviation (Maurer and Pontil, 2009):
+        Phi(probit(mu) -/+ eps / sigma), which is Cohen's argument for a function to [0, 1]; mu -/+ (2 Phi(eps / 2 sigma) - 1),
+        the total variation; and mu -/+ deviation * sqrt(exp(eps^2 / sigma^2) - 1), by Cauchy and Schwarz. The median's are
+        mostly narrower.
+        """
+
+        def tally(blocks: Iterator[Tensor], values: int) -> Tally:
+            return self._moments(blocks, n, values)
+
+        bound = {"what": "mean", "n": n, "alpha": alpha, "eps": [float(e) for e in eps], "seed": seed}
+        return self._certified(images, bound, tally, _mean_bounds, folder, progress)
+
+    def _certified(
+        self,
+        images: Tensor,
+        wanted: dict[str, Any],
+        tally: Callable[[Iterator[Tensor], int], Tally],
+        bound: Bound,
+        folder: str | Path | None,
+        progress: Progress | None,
+    ) -> list[list[IntervalCertificate]]:
+        check(self.model, self.noise, images)
+        bounds.check_alpha(wanted["alpha"])
+        if wanted["n"] < 2 or not wanted["eps"] or not all(0 <= e < math.inf for e in wanted["eps"]):
+            raise ValueError(f"n, eps: expected two draws or more and sizes >= 0, got {wanted['n']}, {wanted['eps']}")
+        base = fingerprint(self.model)
+        about = {**wanted, "model": base, "noise": self.noise.config()}
+        journal = None if folder is None else Journal(Path(folder), about)
+        found = []
+        for number, image in enumerate(images):
+            done = None if journal is None else journal.read(number, digest(image))
+            if done is None:
+                with sampling(self.model, self.noise, image, wanted["seed"], number) as blocks:
+                    counted = tally(blocks, image.numel())
+                done = _all_bounds(counted, wanted, self.noise.sigma, bound)
+                if journal is not None:
+                    journal.write(number, digest(image), done)
+            known = (wanted["n"], wanted["alpha"], self.noise, base)
+            found.append(
+                [
+                    IntervalCertificate(wanted["what"], done["middle"], done[f"low/{k}"], done[f"high/{k}"], size, *known)
+                    for k, size in enumerate(wanted["eps"])
+                ]
+            )
+            if progress is not None:
+                progress(number + 1, len(images))
+        return found
+
+    def _outputs(self, blocks: Iterator[Tensor], count: int, values: int) -> Iterator[Tensor]:
+        self._size.start(values)
+        for outputs in answers(self.model, blocks, count, self._size):
+            if outputs.dim() != 4 or bool(outputs.isnan().any()):
+                raise ValueError(f"model: expected images [N, C, H, W] without NaN, got {list(outputs.shape)}")
+            yield outputs.float().clamp(0, 1)
+
+    def _histogram(self, blocks: Iterator[Tensor], pilot: int, n: int, values: int) -> Tally:
+        """Counts [BINS + 2, C, H, W] of each value below, in and above its bins, which lie from `start` by `width`."""
+        low: Tensor | None = None
+        high = torch.empty(0)
+        for outputs in self._outputs(blocks, pilot, values):
+            least, most = outputs.amin(0), outputs.amax(0)
+            low, high = (least, most) if low is None else (torch.minimum(low, least), torch.maximum(high, most))
+        if low is None:
+            raise ValueError("images: expected at least one value")
+        room = (high - low) / 4 + 1e-3
+        start, width = low - room, (high - low + 2 * room) / BINS
+        counts = torch.zeros(BINS + 2, *low.shape, dtype=torch.int32, device=low.device)
+        for outputs in self._outputs(blocks, n, values):
+            bins = ((outputs - start) / width).floor().clamp(-1, BINS).long() + 1
+            counts.scatter_add_(0, bins, torch.ones_like(bins, dtype=torch.int32))
+        return {"counts": counts, "start": start, "width": width}
+
+    def _moments(self, blocks: Iterator[Tensor], n: int, values: int) -> Tally:
+        """Mean and unbiased variance of each value, in float64, around the first output so that nothing cancels."""
+        first: Tensor | None = None
+        total, squares = torch.empty(0), torch.empty(0)
+        for outputs in self._outputs(blocks, n, values):
+            if first is None:
+                first = outputs[0].double()
+                total, squares = torch.zeros_like(first), torch.zeros_like(first)
+            off = outputs.double() - first
+            total, squares = total + off.sum(0), squares + off.square().sum(0)
+        if first is None:
+            raise ValueError("images: expected at least one value")
+        return {"mean": first + total / n, "variance": ((squares - total.square() / n) / (n - 1)).clamp(min=0)}
+
+
+def gaussian(noise: Noise) -> Gaussian:
+    """`noise` if it is Gaussian, as the bounds of images need; TypeError otherwise."""
+    if not isinstance(noise, Gaussian):
+        raise TypeError(f"noise: expected certify.Gaussian, the one whose bounds for images are known here, got {noise!r}")
+    return noise
+
+
+def _all_bounds(counted: Tally, wanted: dict[str, Any], sigma: float, bound: Bound) -> Tally:
+    """The middle, and bounds for each size, as float32 rounded outward."""
+    done: Tally = {}
+    for k, size in enumerate(wanted["eps"]):
+        middle, low, high = bound(counted, size / sigma, wanted["n"], wanted["alpha"])
+        done["middle"] = middle.float()
+        done[f"low/{k}"] = (low.clamp(0, 1) - 1e-6).clamp(min=0).float()
+        done[f"high/{k}"] = (high.clamp(0, 1) + 1e-6).clamp(max=1).float()
+    return done
+
+
+def _phi(value: float) -> float:
+    return 0.5 * math.erfc(-value / math.sqrt(2))
+
+
+def _median_bounds(counted: Tally, shift: float, n: int, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The edges of the bins that hold the order statistics; a sample may sit one rounding error outside its bin."""
+    counts, start, width = counted["counts"], counted["start"].double(), counted["width"].double()
+    below, above = bounds.ranks(n, _phi(-shift), _phi(shift), alpha / (2 * start.numel()))
+    total = counts.cumsum(0)
+    slip = 1e-5 * width + 1e-6
+
+    def bin_of(rank: int) -> Tensor:
+        return (total < rank).sum(0)
+
+    first, last, middle = bin_of(below), bin_of(above), bin_of((n + 1) // 2)
+    low = torch.where(first == 0, 0.0, start + (first - 1) * width - slip)
+    high = torch.where(last == BINS + 1, 1.0, start + last * width + slip)
+    low = low if below > 0 else torch.zeros_like(low)
+    high = high if above <= n else torch.ones_like(high)
+    return (start + (middle - 0.5) * width).clamp(0, 1), low, high
+
+
+def _mean_bounds(counted: Tally, shift: float, n: int, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The best of three, all under one event."""
+    mean, variance = counted["mean"], counted["variance"]
+    half, deviation = (torch.from_numpy(x).to(mean) for x in bounds.bernstein(variance.cpu().numpy(), n, alpha / mean.numel()))
+    low, high = (mean - half).clamp(0, 1), (mean + half).clamp(0, 1)
+    total = torch.full_like(mean, 2 * _phi(shift / 2) - 1)
+    moved = torch.minimum(deviation * math.sqrt(math.expm1(min(shift, 20.0) ** 2)), total)
+    least = torch.maximum(low - moved, torch.special.ndtr(torch.special.ndtri(low) - shift))
+    most = torch.minimum(high + moved, torch.special.ndtr(torch.special.ndtri(high) + shift))
+    return mean, least, most
