@@ -294,3 +294,34 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     assert len(after) == 6
     assert {name: after[name] for name in kept} == kept
     assert (tmp_path / "killed" / "report.json").read_bytes() == (tmp_path / "whole" / "report.json").read_bytes()
+
+
+def test_named_baselines_keep_their_names_and_two_of_a_class_stay_apart() -> None:
+    images = photos(8, 6, 6)
+    batches = [(images, Linear2()(images).argmax(1))]
+    named = {"weak": rr.purifiers.Blur(0.5), "strong": rr.purifiers.Blur(3.0)}
+    report = rr.evaluate(rr.DefendedPipeline(Linear2()), batches, rr.tasks.Classification(), [PGD], baselines=named)
+    plain = rr.evaluate(
+        rr.DefendedPipeline(Linear2()), batches, rr.tasks.Classification(), [PGD], baselines=list(named.values())
+    )
+    assert {row.defence for row in report.rows} == {"none", "weak", "strong"}
+    assert report.row("strong", "adaptive").values == plain.row("Blur #2", "adaptive").values
+
+
+@pytest.mark.parametrize("name", ["none", "Median"])
+def test_a_baseline_may_not_take_the_name_of_the_pipeline_or_of_no_defence(name: str) -> None:
+    pipeline, batches = rr.DefendedPipeline(Linear2(), [rr.purifiers.Median()]), [(photos(2, 6, 6), torch.zeros(2).long())]
+    with pytest.raises(ValueError, match=f"other names than .*{name}"):
+        rr.evaluate(pipeline, batches, rr.tasks.Classification(), [PGD], baselines={name: rr.purifiers.Blur()})
+
+
+def test_statistics_of_a_report_give_its_rows_again() -> None:
+    report = rr.evaluate(
+        rr.DefendedPipeline(PixelSegmenter(), [rr.purifiers.Blur()]), _segmentation(), rr.tasks.Segmentation(), [PGD]
+    )
+    metric = rr.tasks.Segmentation().metrics()[0]
+    assert len(report.statistics) == len(report.rows)
+    for row in report.rows:
+        found = report.statistics[row.defence, row.attack, row.view][metric.name]
+        assert len(found) == row.count
+        assert metric.value(found) == row.values[metric.name]

@@ -31,7 +31,7 @@ def evaluate(
     task: Task,
     attacks: Sequence[Attack],
     views: Mapping[str, View] = VIEWS,
-    baselines: Sequence[Stage] = (),
+    baselines: Sequence[Stage] | Mapping[str, Stage] = (),
     seed: int = 0,
     folder: str | Path | None = None,
 ) -> Report:
@@ -40,7 +40,8 @@ def evaluate(
     `batches` yields (images [N, C, H, W] in [0, 1], target as `task` wants it). Rows: no attack, undefended under attack,
     and for each view the defended model under the attack that this view made. `views` maps a name to what the attacker
     differentiates, given the pipeline; add `"surrogate": lambda p: ...` for more. Every baseline stage is measured as a
-    defence of its own beside the pipeline. Row "worst": per image the worst of all attacks and views.
+    defence of its own beside the pipeline, named after its class or, of a mapping, by its key. Row "worst": per image the
+    worst of all attacks and views.
 
     With `folder`, finished batches are kept there and not redone by a later call with the same arguments. `seed` drives all
     randomness that has no seed of its own: attacks and purifiers with `seed=None`, stages that draw from PyTorch's

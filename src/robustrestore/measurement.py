@@ -55,14 +55,12 @@ class Measurement:
         task: Task,
         attacks: Sequence[Attack],
         views: Mapping[str, View],
-        baselines: Sequence[Stage],
+        baselines: Sequence[Stage] | Mapping[str, Stage],
         seed: int,
     ) -> None:
         self.pipeline, self.task, self.attacks, self.views, self.seed = pipeline, task, attacks, views, seed
         self.metrics = task.metrics()
-        own = [pipeline] if len(pipeline.stages) else []
-        defences = own + [DefendedPipeline(pipeline.model, [stage]) for stage in baselines]
-        self.defences = dict(zip(_labels(defences), defences, strict=True))
+        self.defences = _defences(pipeline, baselines)
         self.models: dict[str, Model] = {UNDEFENDED: pipeline.predict, **self.defences}
         threats = {
             repr(attack.threat): attack.threat for attack in attacks if attack.ascends and attack.fills and not attack.mirrors
@@ -188,6 +186,18 @@ class Measurement:
 def _outputs(model: Model, images: Tensor) -> Tensor:
     with torch.no_grad():
         return untouched(model, images)
+
+
+def _defences(pipeline: DefendedPipeline, baselines: Sequence[Stage] | Mapping[str, Stage]) -> dict[str, DefendedPipeline]:
+    """The pipeline, if it has stages, and each baseline, by name; ValueError where two have the same."""
+    own = [pipeline] if len(pipeline.stages) else []
+    if not isinstance(baselines, Mapping):
+        defences = own + [DefendedPipeline(pipeline.model, [stage]) for stage in baselines]
+        return dict(zip(_labels(defences), defences, strict=True))
+    if taken := sorted({UNDEFENDED, *_labels(own)} & {*baselines}):
+        raise ValueError(f"baselines: expected other names than {taken}: those are the pipeline and the bare model")
+    named = {name: DefendedPipeline(pipeline.model, [stage]) for name, stage in baselines.items()}
+    return dict(zip(_labels(own), own, strict=True)) | named
 
 
 def _labels(pipelines: Sequence[DefendedPipeline]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .files import write_text
+from .metrics import Statistics
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;border-bottom:1px solid #d0d7de;text-align:left}
@@ -41,12 +42,17 @@ class Row:
 
 @dataclass
 class Report:
-    """Rows, plain-language `verdicts`, `about` (settings, seed, versions) and `pictures` (name to [K, 3, H, W])."""
+    """Rows, plain-language `verdicts`, `about` (settings, seed, versions) and `pictures` (name to [K, 3, H, W]).
+
+    `statistics`: by (defence, attack, view) and metric, what each image adds to the row [N, K]; kept in no file. Two reports
+    over the same images are compared with it: `verdict.compare(metric, first, second, what)`.
+    """
 
     rows: list[Row]
     verdicts: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[tuple[str, str, str], dict[str, Statistics]] = field(default_factory=dict)
 
     def row(self, defence: str, view: str, attack: str | None = None) -> Row:
         """The first row of that defence and view (and attack); LookupError with the known ones otherwise."""

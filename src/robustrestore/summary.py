@@ -27,7 +27,7 @@ def summarise(run: Measurement, found: list[dict[str, Tensor]]) -> Report:
     pictures = {name.split(" ", 1)[1]: torch.cat([done[name] for done in shown])[:SHOWN].float() / 255 for name in names}
     about = {**run.about(), "images": len(_joined(found, f"0000/{run.metrics[0].name}"))}
     said = _verdicts(run, tables) + _warnings(run, found) + _beaten(run, tables, found)
-    return Report([_row(run, key, table) for key, table in tables.items()], said, about, pictures)
+    return Report([_row(run, key, table) for key, table in tables.items()], said, about, pictures, tables)
 
 
 def _joined(found: list[dict[str, Tensor]], name: str) -> Statistics:
