@@ -8,29 +8,12 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
+from toys_certify import Line, images_of
 
 import robustrestore as rr
 from robustrestore import certify
 from robustrestore.certify import bounds
 from robustrestore.certify.stream import ChunkSize
-
-
-class Line(nn.Module):
-    """Logits (s, -s) for s = <w, x> + b: the distance to the boundary is |s| / |w|, and smoothing changes no answer."""
-
-    def __init__(self, size: int = 4, seed: int = 1) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(1, size, size, generator=torch.Generator().manual_seed(seed)))
-        self.bias = nn.Parameter(-0.5 * self.weight.detach().sum())
-
-    def score(self, images: Tensor) -> Tensor:
-        return (images * self.weight).flatten(1).sum(1) + self.bias
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([self.score(images), -self.score(images)], dim=1)
-
-    def distance(self, images: Tensor) -> Tensor:
-        return (self.score(images).abs() / self.weight.norm()).detach()
 
 
 class Wavy(nn.Module):
@@ -44,10 +27,6 @@ class Wavy(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.sin(images.flatten(1) @ self.one) @ self.two
-
-
-def images_of(count: int, seed: int = 0, size: int = 4) -> Tensor:
-    return torch.rand(count, 1, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 def test_02_linear_model_is_never_promised_more_than_its_distance() -> None:

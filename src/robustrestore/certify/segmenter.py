@@ -172,7 +172,8 @@ class SmoothedSegmenter:
         candidates = _modes(votes, table, level)
         seen = torch.zeros_like(candidates, dtype=torch.int32)
         for labels, _ in self._labels(blocks, n):
-            seen += (table[level.long()[None], labels] == candidates).sum(0, dtype=torch.int32)
+            shown = labels if self.hierarchy is None else table[level.long()[None], labels]
+            seen += (shown == candidates).sum(0, dtype=torch.int32)
         return {"candidates": candidates.to(torch.int16).view(size), "counts": seen.view(size)}
 
     def _votes(self, blocks: Iterator[Tensor], n0: int) -> tuple[Tensor, Tensor, tuple[int, int]]:

@@ -1,0 +1,106 @@
+"""recheck: every certificate of a report once more, from its stored counts, without a model."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import bounds
+from .measure import certificate_of
+from .noise import NORMS
+from .report import CertifiedReport
+from .segmenter import least_count
+
+
+def recheck(report: CertifiedReport | str | Path) -> list[str]:
+    """What does not follow from the counts, in words; empty where all of it does.
+
+    For reports of classifiers and segmenters, or the file or folder of one. Bounds, predictions, radii and shares are
+    derived anew. Whether the counts were really drawn, and from that model, no file can tell: that needs another run.
+    """
+    known = report if isinstance(report, CertifiedReport) else CertifiedReport.load(report)
+    if known.what == "restoration":
+        raise ValueError("report: expected one of classification or segmentation: one of restoration holds no counts")
+    checks = {"classification": _classification, "segmentation": _segmentation}
+    found = _settings(known) + _summary(known)
+    for number, row in enumerate(known.rows):
+        try:
+            wrong = checks[known.what](row, known.about)
+        except (KeyError, TypeError, ValueError, LookupError) as error:
+            wrong = [f"cannot be read: {error!r}"]
+        found += [f"row {number}: {text}" for text in wrong]
+    return found
+
+
+def _summary(report: CertifiedReport) -> list[str]:
+    """That the figures of the file are those of its rows."""
+    if report.stated is None:
+        return []
+    expected = {name: found["value"] for name, found in report.summary().items()}
+    stated = {name: report.stated.get(name, {}).get("value") for name in expected}
+    return [
+        f"summary: expected {name} = {value:.9g}, got {stated[name]}"
+        for name, value in expected.items()
+        if not _same(stated[name], value) and value == value
+    ]
+
+
+def _settings(report: CertifiedReport) -> list[str]:
+    """That the error probability of a single test follows from alpha."""
+    about = report.about
+    if report.what != "classification":
+        return [] if 0 < about["alpha"] < 1 else [f"alpha: expected in (0, 1), got {about['alpha']}"]
+    whole = report.noise().count is not None
+    level = 0.0 if whole else about["alpha"] / len(about["looks"] or [0])
+    good = math.isclose(about["level"], level, rel_tol=1e-12) and (whole or 0 < about["alpha"] < 1)
+    by = f"alpha {about['alpha']} and looks {about['looks']}"
+    return [] if good else [f"level: expected {level:g} by {by}, got {about['level']}"]
+
+
+def _classification(row: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    certificate = certificate_of(row, about)
+    ends = about["looks"] or [about["draws"][1]]
+    found = [] if row["n"] in ends else [f"n: expected one of {ends}, got {row['n']}"]
+    if row["level"] != about["level"]:
+        found.append(f"level: expected {about['level']}, got {row['level']}")
+    if not _same(row["p_low"], certificate.p_low):
+        found.append(f"p_low: expected {certificate.p_low:.9g}, got {row['p_low']}")
+    if row["prediction"] != certificate.prediction:
+        found.append(f"prediction: expected {certificate.prediction}, got {row['prediction']}")
+    return found + _radii(row, certificate.radius)
+
+
+def _segmentation(row: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    from .noise import Noise
+
+    corrections: dict[str, bounds.Correction] = {"holm": bounds.holm, "bonferroni": bounds.bonferroni}
+    if about["correction"] not in corrections:
+        return [f"correction: expected one of {', '.join(corrections)}, got {about['correction']!r}: check it by hand"]
+    n, table = about["draws"][1], {int(k): v for k, v in row["counts"].items()}
+    histogram = [table.get(k, [0, 0, 0])[0] for k in range(max(table) + 1)]
+    found = [] if max(table) <= n else [f"counts: expected at most {n}, got {max(table)}"]
+    least = least_count(histogram, n, about["tau"], about["alpha"], corrections[about["correction"]])
+    totals = np.array([v for k, v in table.items() if k >= least], dtype=np.int64).reshape(-1, 3).sum(0)
+    expected = {"threshold": least, "pixels": sum(histogram), "kept": int(totals[1]), "right": int(totals[2])}
+    expected["labelled"] = sum(v[1] for v in table.values())
+    if "intersection" in row:
+        expected["sum of intersections"] = int(totals[2])
+    stated = {**row, "sum of intersections": sum(row.get("intersection", []))}
+    found += [f"{name}: expected {value}, got {stated[name]}" for name, value in expected.items() if stated[name] != value]
+    if sum(histogram) != row["shape"][1] * row["shape"][2]:
+        found.append(f"pixels: expected {row['shape'][1]} x {row['shape'][2]}, got {sum(histogram)}")
+    noise, dims = Noise.of(about["noise"]), math.prod(row["shape"])
+    return found + _radii(row, {norm: float(noise.radius(about["tau"], norm, dims)) for norm in NORMS})
+
+
+def _radii(row: dict[str, Any], expected: Any) -> list[str]:
+    return [
+        f"radius {norm}: expected {expected[norm]:.9g}, got {row['radius'][norm]}"
+        for norm in NORMS
+        if not _same(row["radius"][norm], expected[norm])
+    ]
+
+
+def _same(one: Any, other: float) -> bool:
+    return isinstance(one, int | float) and math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

@@ -1,0 +1,188 @@
+"""Reports: figures by hand, checked again from the counts, tampering found; denoised smoothing."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import PixelSegmenter, photos
+from toys_certify import Line, images_of
+
+import robustrestore as rr
+from robustrestore import certify, diffusion
+
+NOISE = certify.Gaussian(0.25)
+
+
+def classified(folder: Path | None = None, **more: object) -> certify.CertifiedReport:
+    model, images = Line(), images_of(30)
+    target = model(images).argmax(1)
+    target[:3] = 1 - target[:3]
+    batches = [(images[:20], target[:20]), (images[20:], target[20:])]
+    smoothed = certify.SmoothedClassifier(model, more.pop("noise", NOISE))  # type: ignore[arg-type]
+    return certify.measure_classifier(smoothed, batches, (50, 1000), folder=folder, **more)  # type: ignore[arg-type]
+
+
+def segmented() -> certify.CertifiedReport:
+    images = photos(3, 12, 12)
+    target = PixelSegmenter()(images).argmax(1)
+    target[:, :2] = 255
+    smoothed = certify.SmoothedSegmenter(PixelSegmenter(), certify.Gaussian(0.1))
+    return certify.measure_segmenter(smoothed, [(images[:2], target[:2]), (images[2:], target[2:])], (20, 200))
+
+
+def test_figures_of_a_classifier_are_those_of_its_rows(tmp_path: Path) -> None:
+    report = classified(tmp_path)
+    good = [r["radius"]["l2"] for r in report.rows if r["prediction"] == r["target"]]
+    assert report.acr()["value"] == pytest.approx(sum(good) / 30)
+    assert report.certified_accuracy(0.25)["value"] == pytest.approx(sum(r >= 0.25 for r in good) / 30)
+    assert report.curve()[0][1] == pytest.approx(len(good) / 30)
+    area = sum((b[0] - a[0]) * b[1] for a, b in zip(report.curve(), report.curve()[1:], strict=False))
+    assert area == pytest.approx(report.acr()["value"])  # the ACR is the area below the curve
+    assert len(list(tmp_path.glob("part-00000*/batch-*.safetensors"))) == 30
+    assert classified(tmp_path).json() == report.json()
+    assert "certified with probability at least 1 - 0.001" in report.markdown()
+    assert "not for the base model" in report.markdown()
+
+
+def test_batches_see_different_noise() -> None:
+    image = images_of(1)
+    batches = [(image, torch.zeros(1)), (image, torch.zeros(1))]
+    found = certify.measure_classifier(certify.SmoothedClassifier(Line(), NOISE), batches, (10, 1000))
+    assert found.rows[0]["counts"] != found.rows[1]["counts"]
+
+
+def test_figures_of_a_segmenter_count_abstentions_as_errors() -> None:
+    report = segmented()
+    summary = report.summary()
+    labelled = sum(r["labelled"] for r in report.rows)
+    assert labelled == 3 * 120
+    accuracy = summary["certified pixel accuracy"]["value"]
+    assert accuracy == pytest.approx(sum(r["right"] for r in report.rows) / labelled)
+    assert accuracy + summary["abstained"]["value"] <= 1 + 1e-9
+    assert summary["certified mean IoU"]["value"] < summary["of certified pixels right"]["value"]
+
+
+def test_10_mean_iou_by_hand_with_abstentions() -> None:
+    from robustrestore.certify.measure import segmentation_row
+
+    counts = torch.tensor([[200, 200, 200], [200, 3, 3]])
+    candidates = torch.tensor([[0, 0, 1], [1, 1, 0]], dtype=torch.int16)
+    target = torch.tensor([[0, 1, 1], [255, 1, 0]])
+    known = {"tau": 0.75, "alpha": 0.001, "noise": NOISE, "shape": (3, 2, 3), "model": "m", "correction": certify.bounds.holm}
+    row = segmentation_row(certify.SegmentationCertificate(candidates, counts, 10, 200, **known), target, 255)  # type: ignore[arg-type]
+    assert (row["labelled"], row["kept"], row["right"]) == (5, 3, 2)
+    assert row["intersection"] == [1, 1]
+    assert row["union"] == [3, 3]  # class 0: two true, one said wrongly; class 1: three true
+    mean = certify.CertifiedReport("segmentation", [row]).summary()["certified mean IoU"]["value"]
+    assert mean == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("make", [classified, segmented], ids=["classifier", "segmenter"])
+def test_recheck_finds_nothing_in_a_report_as_made(make: object, tmp_path: Path) -> None:
+    report = make()  # type: ignore[operator]
+    assert certify.recheck(report) == []
+    report.save(tmp_path)
+    assert certify.recheck(tmp_path) == []
+    assert certify.recheck(tmp_path / "certified.json") == []
+
+
+@pytest.mark.parametrize("noise", [certify.Uniform(0.4), certify.Gridded(NOISE), certify.DSSN(0.05)], ids=repr)
+def test_recheck_knows_every_noise(noise: certify.Noise) -> None:
+    model, images = Line(), (images_of(3) * 255).round() / 255
+    report = certify.measure_classifier(
+        certify.SmoothedClassifier(model, noise), [(images, model(images).argmax(1))], (20, 300)
+    )
+    assert certify.recheck(report) == []
+    assert certify.recheck(classified(looks=certify.Looks([100, 1000], 0.2))) == []
+
+
+def test_recheck_finds_what_was_changed(tmp_path: Path) -> None:
+    report = classified()
+    report.save(tmp_path)
+    file = tmp_path / "certified.json"
+
+    def changed(path: list[object], value: object) -> list[str]:
+        content = json.loads(report.json())
+        at = content
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = value
+        file.write_text(json.dumps(content))
+        return certify.recheck(file)
+
+    row = next(k for k, r in enumerate(report.rows) if r["prediction"] is not None)
+    label = str(report.rows[row]["selected"])
+    assert "radius l2" in changed(["rows", row, "radius", "l2"], 0.9)[0]
+    assert "p_low" in changed(["rows", row, "p_low"], 0.999)[0]
+    assert "draws" in changed(["rows", row, "counts", label], 1000)[0] or report.rows[row]["counts"][label] == 1000
+    assert changed(["about", "alpha"], 0.5)
+    assert changed(["about", "noise", "settings", "sigma"], 0.5)
+    assert changed(["rows", row, "n"], 900)
+    assert changed(["rows", row, "prediction"], None)
+    assert "level" in changed(["about", "level"], 0.01)[0]
+    assert changed(["summary", "ACR l2", "value"], 0.9) == [f"summary: expected ACR l2 = {report.acr()['value']:.9g}, got 0.9"]
+    table = segmented()
+    content = json.loads(table.json())
+    content["rows"][0]["threshold"] -= 1
+    content["rows"][1]["right"] += 1
+    file.write_text(json.dumps(content))
+    assert list(dict.fromkeys(text.split(":")[0] for text in certify.recheck(file))) == ["summary", "row 0", "row 1"]
+
+
+def test_report_of_a_restorer_and_its_limits() -> None:
+    images = photos(2, 12, 12)
+    smoothed = certify.SmoothedRestorer(nn.Identity(), certify.Gaussian(0.05))
+    report = certify.measure_restorer(smoothed, [(images, images)], [0.0, 0.02], n=200)
+    summary = report.summary()
+    assert summary["certified PSNR, L2 <= 0"]["value"] > summary["certified PSNR, L2 <= 0.02"]["value"]
+    assert summary["PSNR of the noisy input"]["value"] == pytest.approx(20 * math.log10(1 / 0.05), abs=0.01)
+    with pytest.raises(ValueError, match="no counts"):
+        certify.recheck(report)
+    with pytest.raises(ValueError, match="classification"):
+        report.acr()
+
+
+def test_diffusion_timestep_of_a_noise() -> None:
+    """The first timestep with noise of at least 2 sigma on [-1, 1] images, on both schedules in use."""
+    cosine = [math.cos((t / 4000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(4001)]
+    betas = [min(1 - cosine[t + 1] / cosine[t], 0.999) for t in range(4000)]
+    alphas, product = [], 1.0
+    for beta in betas:
+        product *= 1 - beta
+        alphas.append(product)
+    levels = (0.12, 0.25, 0.5, 1.0)
+    assert [certify.first_timestep(s, diffusion.linear_alphas()) for s in levels] == [70, 145, 259, 396]
+    assert [certify.first_timestep(s, alphas) for s in levels] == [573, 1158, 1984, 2809]
+    for s in levels:
+        assert s <= certify.timestep_sigma(s, alphas) < 1.01 * s
+    with pytest.raises(ValueError, match="last of 1000"):
+        certify.first_timestep(100.0, diffusion.linear_alphas())
+
+
+class Wiener(nn.Module):
+    """The best denoiser of images that are one grey level each."""
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        return noisy.mean(dim=(1, 2, 3), keepdim=True).expand_as(noisy)
+
+
+def test_denoised_smoothing_is_a_stage_in_front() -> None:
+    """A model that falls to noise on one pixel; behind a denoiser, no noise added, it is certified far."""
+
+    def pixel(images: Tensor) -> Tensor:
+        value = images[:, 0, 0, 0] - 0.5
+        return torch.stack([value, -value], dim=1)
+
+    class Pixel(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return pixel(images)
+
+    image = torch.full((1, 1, 8, 8), 0.6)
+    defended = rr.DefendedPipeline(Pixel(), [rr.purifiers.Denoise(diffusion.NoiseConditioned(Wiener()), sigma=0.25)])
+    (plain,) = certify.SmoothedClassifier(Pixel(), NOISE).certify(image, n=2000)
+    (found,) = certify.SmoothedClassifier(defended, NOISE).certify(image, n=2000)
+    assert plain.radius["l2"] <= 0.1  # one pixel is that far from the threshold
+    assert 0.5 < found.radius["l2"] <= 0.8  # the mean of 64 pixels: 0.1 * sqrt(64)

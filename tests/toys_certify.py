@@ -1,0 +1,26 @@
+"""Models with known certificates, shared by tests."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Line(nn.Module):
+    """Logits (s, -s) for s = <w, x> + b: the distance to the boundary is |s| / |w|, and smoothing changes no answer."""
+
+    def __init__(self, size: int = 4, seed: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, size, size, generator=torch.Generator().manual_seed(seed)))
+        self.bias = nn.Parameter(-0.5 * self.weight.detach().sum())
+
+    def score(self, images: Tensor) -> Tensor:
+        return (images * self.weight).flatten(1).sum(1) + self.bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([self.score(images), -self.score(images)], dim=1)
+
+    def distance(self, images: Tensor) -> Tensor:
+        return (self.score(images).abs() / self.weight.norm()).detach()
+
+
+def images_of(count: int, seed: int = 0, size: int = 4) -> Tensor:
+    return torch.rand(count, 1, size, size, generator=torch.Generator().manual_seed(seed))
