@@ -104,6 +104,17 @@ def dissent(half: Half) -> list[float]:
     return [float((one != common).float().mean()) for one in answers]
 
 
+def partners(half: Half) -> list[float]:
+    """Mean squared distance of each image's features to those of the very image before the attack, which ANLS does not see."""
+    name = half.case.modules[0]
+    return [float((rows - half.own[name][0]).square().sum(1).mean()) for rows in half.attacked[name]]
+
+
+def own_answers(half: Half) -> list[float]:
+    """Share of answers that differ from the network's own ones on the very images before the attack."""
+    return [float((one != half.own["answers"][0]).float().mean()) for one in half.attacked["answers"]]
+
+
 RULES: dict[str, Rule] = {
     "ANLS, train images": to_train,
     "ANLS, held-out images": to_held,
@@ -114,6 +125,8 @@ RULES: dict[str, Rule] = {
     "held-out purified too": purified_too,
     "steadiest answers": steadiest,
     "commonest answers": dissent,
+    "features of the images before the attack": partners,
+    "answers before the attack": own_answers,
 }
 
 

@@ -85,7 +85,7 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, device: str) -> flo
 
 
 def main() -> None:
-    parser = loop.arguments(__doc__.splitlines()[0], steps=2000, batch=16, lr=2e-3)
+    parser = loop.arguments(__doc__.splitlines()[0], steps=1600, batch=16, lr=2e-3)
     parser.add_argument("--ucmerced", type=Path, required=True)
     parser.add_argument("--network", choices=sorted(NETWORKS), default="slim_resnet18")
     options = parser.parse_args()
