@@ -63,6 +63,19 @@ def deraining() -> str:
     return _lines(["images", *names], body)
 
 
+def prenet() -> str:
+    """Weights down, metrics across."""
+    found = _load("prenet")
+    names = ("PSNR Y", "SSIM Y", "PSNR RGB", "SSIM RGB")
+    body = []
+    for name, row in found["rows"].items():
+        who = f"{row['class']}, trained on {row['trained on']}" if "class" in row else name
+        cells = [f"{v:.{d}f} [{a:.{d}f}, {b:.{d}f}]" for (v, a, b), d in ((row[n], 2 if "PSNR" in n else 3) for n in names)]
+        stated = row.get("stated by its authors")
+        body.append([who, f"{stated:.2f}" if stated else "", *cells])
+    return _lines([f"{found['about']['pairs']} pairs", "stated, PSNR Y", *names], body)
+
+
 def segmenter() -> str:
     """One line: the mean and every class."""
     found = _load("segmenter")
@@ -236,6 +249,7 @@ TABLES = {
     "denoising": denoising,
     "deraining": deraining,
     "levels": levels,
+    "prenet": prenet,
     "segmenter": segmenter,
 }
 
