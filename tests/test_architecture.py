@@ -64,7 +64,10 @@ FLOORS = [
         "validation",
         "progress",
         "fit",
+        "finetune",
+        "training_config",
         "cli",
+        "cli_train",
     },
 ]
 

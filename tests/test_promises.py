@@ -57,8 +57,21 @@ def _conv() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+def _normed() -> nn.Module:
+    """The same with batch statistics, which inner attacks could spoil."""
+    return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 def _weak() -> rr.Attack:
     return rr.attacks.PGD(rr.Linf(4 / 255), steps=1)
+
+
+def _rainproof() -> rr.DefendedPipeline:
+    return rr.DefendedPipeline(_normed(), [rr.purifiers.Denoise(diffusion.SigmaUNet(width=8)), rr.restorers.UNet(width=4)])
+
+
+def _mirror() -> rr.Attack:
+    return rr.attacks.AMA(rr.Linf(4 / 255), steps=2)
 
 
 CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
@@ -132,12 +145,19 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "pixel": lambda: rr.guidances.PixelGuidance(strength=30, reference=rr.guidances.Denoised(_pull())),
         "ssim": rr.guidances.SSIMGuidance,
     },
+    "goals": {
+        "clean_goal": lambda: rr.recipes.CleanGoal(rr.losses.L1()),
+        "mirror_batch": lambda: rr.recipes.MirrorBatch(_mirror(), cached=True),
+        "mirror_goal": lambda: rr.recipes.MirrorGoal(_mirror(), rr.losses.Dissimilarity()),
+        "mirror_input": lambda: rr.recipes.MirrorInput(_mirror()),
+    },
     "grids": {"even": diffusion.Even, "timesteps": lambda: diffusion.TimestepGrid([0.9, 0.5, 0.1])},
     "losses": {
         "balanced_cross_entropy": rr.losses.BalancedCrossEntropy,
         "clean_output": rr.losses.CleanOutput,
         "cosine_weighted": rr.losses.CosineWeighted,
         "degraded_region": lambda: rr.losses.DegradedRegion(threshold=0.05),
+        "dissimilarity": rr.losses.Dissimilarity,
         "divergence": rr.losses.Divergence,
         "dlr": rr.losses.DLR,
         "intact_region": rr.losses.IntactRegion,
@@ -186,7 +206,12 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "distill_purifier": lambda: rr.recipes.DistillPurifier(
             rr.purifiers.Blur(), rr.restorers.UNet(width=4), _conv(), rr.tasks.Classification(), _weak(), weight=0.1
         ),
+        "nat": lambda: rr.recipes.NAT(_rainproof(), rr.tasks.Classification(), _weak(), share=0.5, clean=0.5),
+        "pearl": lambda: rr.recipes.PEARL(
+            _rainproof(), rr.tasks.Classification(), _weak(), rr.recipes.MirrorGoal(_mirror()), weight=0.1
+        ),
         "plain": lambda: rr.recipes.Plain(_conv(), rr.tasks.Classification(), part="0"),
+        "purify_finetune": lambda: rr.recipes.PurifyFinetune(_rainproof(), rr.tasks.Classification(), _weak(), part="stages.1"),
         "trades": lambda: rr.recipes.Trades(_conv(), rr.tasks.Classification(), _weak(), beta=2),
     },
     "references": {
@@ -230,7 +255,8 @@ FOREIGN["pixel"] = ["reference.denoiser.network"]
 FOREIGN["blind"] = FOREIGN["continuous_v"] = FOREIGN["edm"] = FOREIGN["sigma_map"] = ["network"]
 FOREIGN["transfer"] = ["source"]
 FOREIGN["perceptual"] = ["features"]
-FOREIGN |= dict.fromkeys(["adversarial_training", "distill_purifier", "plain", "trades"], ["model"])
+FOREIGN |= {name: ["model"] for name in ("adversarial_training", "distill_purifier", "plain", "trades")}
+FOREIGN |= {name: ["pipeline.model"] for name in ("nat", "pearl", "purify_finetune")}
 FOREIGN["uae_rs_mixcut"] = FOREIGN["uae_rs_mixup"] = ["features", "samples"]
 
 
@@ -283,6 +309,71 @@ def test_threats(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES["degradations"]))
 def test_degradations(name: str) -> None:
     checks.check_degradation(CASES["degradations"][name]())
+
+
+def _lesson() -> rr.Batch:
+    images = photos(4)
+    return rr.Batch(images, torch.tensor([0, 1, 2, 1]), (0.8 * images + 0.1).clamp(0, 1), torch.arange(4))
+
+
+@pytest.mark.parametrize("name", sorted(CASES["recipes"]))
+def test_recipes(name: str) -> None:
+    checks.check_recipe(CASES["recipes"][name](), _lesson())
+
+
+@pytest.mark.parametrize("name", sorted(CASES["recipes"]))
+def test_recipes_move_the_trained_part_and_nothing_else(name: str) -> None:
+    """Three steps of `fit`: everything else is the same bit for bit, weights and batch statistics, and its modes."""
+    recipe = CASES["recipes"][name]()
+    assert isinstance(recipe, rr.Recipe)
+    ours = {id(t) for t in (*recipe.trained.parameters(), *recipe.trained.buffers())}
+    held = dict((*recipe.named_parameters(), *recipe.named_buffers()))
+    before = {name: t.detach().clone() for name, t in held.items()}
+    modes = [part.training for part in recipe.modules()]
+    rr.fit(recipe, [_lesson()], rr.Plan(steps=3, batch=4, optimiser=rr.SGD(lr=0.05), average=None), quiet=True)
+    same = {name: torch.equal(t, before[name]) for name, t in held.items()}
+    assert all(same[name] for name, t in held.items() if id(t) not in ours)
+    assert not all(same[name] for name, t in held.items() if id(t) in ours)
+    assert [part.training for part in recipe.modules()] == modes
+
+
+@pytest.mark.parametrize("name", sorted(CASES["recipes"]))
+def test_recipes_name_the_fields_that_a_loader_lacks_before_the_first_step(name: str) -> None:
+    recipe = CASES["recipes"][name]()
+    assert isinstance(recipe, rr.Recipe)
+    with pytest.raises(ValueError, match="missing target"):
+        rr.fit(recipe, [rr.Batch(photos(4))], rr.Plan(steps=1, batch=4), quiet=True)
+    if "clean" in recipe.needs:
+        with pytest.raises(ValueError, match="missing clean"):
+            rr.fit(recipe, [(photos(4), torch.zeros(4, dtype=torch.long))], rr.Plan(steps=1, batch=4), quiet=True)
+
+
+class _Spoiling(rr.Recipe):
+    """Its attack runs in training mode, on a part that should not move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.moved
+
+    def run(self, batch: rr.Batch) -> dict[str, torch.Tensor]:
+        return {"loss": self.norm.train()(self.moved(batch.images)).square().mean()}
+
+
+class _Cut(_Spoiling):
+    """No gradient comes back."""
+
+    def run(self, batch: rr.Batch) -> dict[str, torch.Tensor]:
+        return {"loss": self.norm(self.moved(batch.images)).square().mean().detach()}
+
+
+@pytest.mark.parametrize(("recipe", "promise"), [(_Spoiling(), "modes are left"), (_Cut(), "has a gradient")])
+def test_checks_name_the_broken_promise_of_a_recipe(recipe: rr.Recipe, promise: str) -> None:
+    with pytest.raises(AssertionError, match=promise):
+        checks.check_recipe(recipe, _lesson())
 
 
 class _Shouting(rr.Purifier):

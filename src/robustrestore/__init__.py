@@ -13,6 +13,7 @@ from . import images as images
 from . import integrations as integrations
 from . import losses as losses
 from . import metrics as metrics
+from . import plan as plan
 from . import purifiers as purifiers
 from . import recipes as recipes
 from . import restorers as restorers
@@ -30,6 +31,7 @@ from .diffusion import Sampler as Sampler
 from .evaluate import VIEWS as VIEWS
 from .evaluate import evaluate as evaluate
 from .feature import Features as Features
+from .finetune import finetune as finetune
 from .fit import fit as fit
 from .history import History as History
 from .loss import ClassLoss as ClassLoss

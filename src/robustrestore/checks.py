@@ -14,6 +14,7 @@ from .component import Component
 from .degradation import Degradation
 from .diffusion import Denoiser, Guidance, guided
 from .modes import evaluating, seeded
+from .recipe import Batch, Recipe, training
 from .stage import Stage
 from .task import Objective, Task
 from .threat import Threat
@@ -190,3 +191,34 @@ def check_guidance(guidance: Guidance, channels: int = 3) -> None:
     gradient = leaf.grad
     _require(gradient is not None and bool(gradient.isfinite().all()), guidance, "gradients are finite")
     _require(all(weight.grad is None for weight in guidance.parameters()), guidance, "no gradient is stored in it")
+
+
+def check_recipe(recipe: Recipe, batch: Batch) -> None:
+    """A finite scalar loss, gradients in the trained part alone, all else untouched bit by bit, modes and inputs as found.
+
+    `batch` needs two images or more, all that the recipe needs, and a loss that is not at its optimum. The trained part's own
+    batch statistics may move.
+    """
+    fields = {name: getattr(batch, name).clone() for name in batch.given()}
+    modes = [part.training for part in recipe.modules()]
+    ours = {id(weight) for weight in recipe.trained.parameters()} | {id(buffer) for buffer in recipe.trained.buffers()}
+    held = {**dict(recipe.named_parameters()), **dict(recipe.named_buffers())}
+    frozen = {name: (tensor, tensor.detach().clone()) for name, tensor in held.items() if id(tensor) not in ours}
+    weights, before = list(recipe.trained.parameters()), [weight.grad for weight in recipe.parameters()]
+    with training(recipe), seeded(3):
+        inside = [part.training for part in recipe.modules()]
+        losses = recipe(batch)
+        _require(losses["loss"].dim() == 0 and bool(losses["loss"].isfinite()), recipe, "the loss is one finite number", losses)
+        _require(losses["loss"].requires_grad, recipe, "the loss has a gradient in the trained part")
+        found = torch.autograd.grad(losses["loss"], weights, allow_unused=True)
+        _require([part.training for part in recipe.modules()] == inside, recipe, "modes are left as found while it trains")
+    reached = [gradient for gradient in found if gradient is not None]
+    _require(all(bool(gradient.isfinite().all()) for gradient in reached), recipe, "gradients are finite")
+    _require(any(bool((gradient != 0).any()) for gradient in reached), recipe, "a gradient reaches the trained part")
+    moved = [name for name, (tensor, kept) in frozen.items() if not torch.equal(tensor, kept)]
+    _require(not moved, recipe, "frozen parts are left bit for bit, batch statistics included", moved)
+    stored = [weight.grad is not grad for weight, grad in zip(recipe.parameters(), before, strict=True)]
+    _require(not any(stored), recipe, "no gradient is stored on the way")
+    _require([part.training for part in recipe.modules()] == modes, recipe, "modes are left as found")
+    kept = all(torch.equal(getattr(batch, name), tensor) for name, tensor in fields.items())
+    _require(kept, recipe, "the batch is left unchanged")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from dataclasses import replace as changed
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -74,10 +74,10 @@ class Recipe(Component, nn.Module, kind="recipes"):
     """One step of a training, as a module: `forward(batch)` gives named losses [] with "loss" among them. Plug-ins write `run`.
 
     `trained`: the part whose weights move; everything else in the recipe is frozen while it trains (see `training`). `needs`:
-    the fields of a batch without which the recipe cannot work.
+    the fields of a batch without which the recipe cannot work; one that depends on arguments is set in `__init__`.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("images", "target")
+    needs: tuple[str, ...] = ("images", "target")
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,7 +4,8 @@ import ast
 import importlib
 import operator
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,17 +19,30 @@ from .component import Component
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
-def part(text: str, kind: str) -> Any:
+@dataclass(frozen=True)
+class _Known:
+    """What a text may mean: parts, those of `kind` first, and things that already have a name."""
+
+    kind: str
+    names: Mapping[str, Any] = field(default_factory=dict)
+
+
+def value(text: str, kind: str = "", names: Mapping[str, Any] | None = None) -> Any:
+    """What `text` describes: a part as in `part`, a number, a text or a list of these; `names` stand for what they map to."""
+    try:
+        return _make(ast.parse(text.strip(), mode="eval").body, _Known(kind, names or {}))
+    except (SyntaxError, TypeError) as error:
+        raise ValueError(f"{text!r}: expected a part such as blur or pgd(linf(4/255), steps=20): {error}") from error
+
+
+def part(text: str, kind: str, names: Mapping[str, Any] | None = None) -> Any:
     """The part that `text` describes: a registered name with settings, written as in Python.
 
     `blur`, `jpeg(quality=30)`, `pgd(linf(4/255), steps=20)`, `unet.derain`. A part that has a `default()` starts from it.
-    Nothing but registered parts, numbers, texts and lists is understood; ValueError or LookupError otherwise.
+    Nothing but registered parts, numbers, texts and lists is understood; ValueError or LookupError otherwise. `names`: what
+    else a name in the text may stand for.
     """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        made = _make(tree, kind)
-    except (SyntaxError, TypeError) as error:
-        raise ValueError(f"{text!r}: expected a part such as blur or pgd(linf(4/255), steps=20): {error}") from error
+    made = value(text, kind, names)
     if not isinstance(made, Component) or made.kind != kind:
         raise ValueError(f"{text!r}: expected one of {kind}: {', '.join(e.name for e in registry.entries(kind))}")
     return made
@@ -48,35 +62,37 @@ def _class(name: str, kind: str) -> type:
     return registry.find(best.kind, best.name) if best is not None else registry.find(kind, wanted)
 
 
-def _make(node: ast.expr, kind: str) -> Any:
+def _make(node: ast.expr, known: _Known) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_make(node.operand, kind)
+        return -_make(node.operand, known)
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        return _ARITHMETIC[type(node.op)](_make(node.left, kind), _make(node.right, kind))
+        return _ARITHMETIC[type(node.op)](_make(node.left, known), _make(node.right, known))
     if isinstance(node, ast.List | ast.Tuple):
-        return [_make(item, kind) for item in node.elts]
+        return [_make(item, known) for item in node.elts]
+    if isinstance(node, ast.Name) and node.id in known.names:
+        return known.names[node.id]
     if isinstance(node, ast.Name):
-        return _default(_class(node.id, kind))
+        return _default(_class(node.id, known.kind))
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return _variant(_class(node.value.id, kind), node.attr, [], {})
+        return _variant(_class(node.value.id, known.kind), node.attr, [], {})
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-        given = _given(node, kind)
-        return _variant(_class(node.func.value.id, kind), node.func.attr, [_make(item, kind) for item in node.args], given)
+        args, given = [_make(item, known) for item in node.args], _given(node, known)
+        return _variant(_class(node.func.value.id, known.kind), node.func.attr, args, given)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        cls = _class(node.func.id, kind)
-        given = _given(node, kind)
+        cls = _class(node.func.id, known.kind)
+        given = _given(node, known)
         if not node.args and given and hasattr(cls, "default"):
             return _default(cls).replace(**given)
-        return cls(*[_make(item, kind) for item in node.args], **given)
+        return cls(*[_make(item, known) for item in node.args], **given)
     raise ValueError(f"{ast.unparse(node)!r}: expected a part, a number, a text or a list")
 
 
-def _given(node: ast.Call, kind: str) -> dict[str, Any]:
+def _given(node: ast.Call, known: _Known) -> dict[str, Any]:
     if any(k.arg is None for k in node.keywords):
         raise ValueError(f"{ast.unparse(node)!r}: expected settings by name, got **")
-    return {str(k.arg): _make(k.value, kind) for k in node.keywords}
+    return {str(k.arg): _make(k.value, known) for k in node.keywords}
 
 
 def _default(cls: Any) -> Any:

@@ -3,6 +3,7 @@
 from .balanced import BalancedCrossEntropy as BalancedCrossEntropy
 from .clean_output import CleanOutput as CleanOutput
 from .cosine import CosineWeighted as CosineWeighted
+from .dissimilarity import Dissimilarity as Dissimilarity
 from .divergence import Divergence as Divergence
 from .divergence import divergence as divergence
 from .dlr import DLR as DLR

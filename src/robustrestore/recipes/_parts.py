@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ..attack import Attack
+from ..loss import Loss
 from ..modes import evaluating
+from ..pipeline import DefendedPipeline
 from ..task import Objective, Task
+from ..tasks import Restoration
 
 
 def check_parts(model: nn.Module, task: Task, attack: Attack | None) -> None:
@@ -18,6 +21,15 @@ def check_parts(model: nn.Module, task: Task, attack: Attack | None) -> None:
         raise TypeError(f"task: expected a task such as rr.tasks.Segmentation(), got {task!r}")
     if attack is not None and not isinstance(attack, Attack):
         raise TypeError(f"attack: expected an attack such as rr.attacks.PGD(rr.Linf(4 / 255), steps=3), got {attack!r}")
+
+
+def check_pipeline(pipeline: object) -> None:
+    """TypeError unless it is a DefendedPipeline."""
+    if not isinstance(pipeline, DefendedPipeline):
+        raise TypeError(
+            f"pipeline: expected a DefendedPipeline, got {type(pipeline).__name__}: write "
+            "rr.DefendedPipeline(model, [restorer])"
+        )
 
 
 def check_share(value: float, what: str) -> float:
@@ -45,3 +57,25 @@ def attacked(attack: Attack, model: nn.Module, images: Tensor, objective: Object
     with evaluating(model):
         found = attack(model, images[:count], objective.at(torch.arange(count, device=objective.target.device)))
     return torch.cat([found, images[count:]])
+
+
+def distance(loss: Loss | None, found: Tensor, wanted: Tensor) -> Tensor:
+    """How far images are from those wanted, [N], with gradients in `found`: what the loss raises; None: the squared error.
+
+    TypeError for a loss of class scores, ValueError for one that asks the model and so does not compare with a target.
+    """
+    goal = Restoration().untargeted(wanted)
+    return (goal if loss is None else loss(_nobody, wanted, goal)).gain(found)
+
+
+def check_distance(loss: Loss | None, what: str) -> Loss | None:
+    """`loss` if it is one, or None; TypeError otherwise."""
+    if not isinstance(loss, Loss | None):
+        raise TypeError(f"{what}: expected a loss of images such as rr.losses.L1(), or None, got {type(loss).__name__}")
+    return loss
+
+
+def _nobody(images: Tensor) -> Tensor:
+    raise ValueError(
+        "loss: expected one that compares images with a target, such as rr.losses.L1(), got one that asks the model"
+    )
