@@ -269,7 +269,7 @@ def test_pipelines_see_noise_outside_the_range() -> None:
 
 def test_chunks_grow_while_they_pay_and_shrink_when_the_device_is_full() -> None:
     size = ChunkSize()
-    size.start(3072)
+    size.start(torch.zeros(3, 32, 32))
     for rate in (1.0, 2.0, 2.05):
         for _ in range(2):
             size.note(size.size, size.size / rate)

@@ -85,8 +85,8 @@ class CentreSmoothing:
         check(self.model, self.noise, images)
         found = []
         for number, image in enumerate(images):
-            with sampling(self.model, self.noise, image, seed, number) as blocks:
-                found.append(self._centre(blocks, n_pred, alpha / 2, image.numel()))
+            with sampling(self.model, self.noise, image, self._size, seed, number) as blocks:
+                found.append(self._centre(blocks, n_pred, alpha / 2))
         return found
 
     def certify(
@@ -107,8 +107,8 @@ class CentreSmoothing:
         bounds.check_alpha(alpha)
         base, found = fingerprint(self.model), []
         for number, image in enumerate(images):
-            with sampling(self.model, self.noise, image, seed, number) as blocks:
-                centre = self._centre(blocks, n_pred, alpha / 2, image.numel())
+            with sampling(self.model, self.noise, image, self._size, seed, number) as blocks:
+                centre = self._centre(blocks, n_pred, alpha / 2)
                 out: dict[float, float | None] = dict.fromkeys(map(float, eps))
                 if centre is not None:
                     far = self._distances(blocks, n, centre[None])[0].sort().values
@@ -125,9 +125,8 @@ class CentreSmoothing:
         rank = bounds.ranks(len(far), 0.5, share, alpha)[1]
         return 3 * float(far[rank - 1]) if rank <= len(far) else None
 
-    def _centre(self, blocks: Iterator[Tensor], n_pred: int, alpha: float, values: int) -> Tensor | None:
+    def _centre(self, blocks: Iterator[Tensor], n_pred: int, alpha: float) -> Tensor | None:
         """The centre, None where it cannot be told at this error probability."""
-        self._size.start(values)
         outputs = torch.cat([o.clone() for o in answers(self.model, blocks, self.candidates, self._size)])
         level = (alpha - (0.5 - self.delta) ** self.candidates) / 2  # no candidate in the smallest ball; rank; share
         if level <= 0:

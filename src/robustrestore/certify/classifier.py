@@ -72,8 +72,8 @@ class SmoothedClassifier:
         from scipy.stats import binomtest
 
         whole = self.noise.count
-        with sampling(self.model, self.noise, image, seed, number) as blocks:
-            counts = self._counted(blocks, whole or n, image.numel())
+        with sampling(self.model, self.noise, image, self._size, seed, number) as blocks:
+            counts = self._counted(blocks, whole or n)
         first, second = counts.topk(2).values.tolist()
         known = tuple(counts.tolist())
         if whole is not None:
@@ -135,8 +135,8 @@ class SmoothedClassifier:
     ) -> dict[str, Tensor]:
         """The counts of both phases: all that is random."""
         n0, n, alpha = wanted
-        with sampling(self.model, self.noise, image, seed, number) as blocks:
-            counts = chosen = self._counted(blocks, n0, image.numel())
+        with sampling(self.model, self.noise, image, self._size, seed, number) as blocks:
+            counts = chosen = self._counted(blocks, n0)
             if self.noise.count is None:
                 counts = self._looked(blocks, int(chosen.argmax()), n, alpha, image.numel(), looks)
         return {"chosen": chosen.cpu(), "counts": counts.cpu()}
@@ -144,10 +144,10 @@ class SmoothedClassifier:
     def _looked(self, blocks: Iterator[Tensor], label: int, n: int, alpha: float, values: int, looks: Looks | None) -> Tensor:
         """The counts of the second phase, up to the look that decides."""
         if looks is None:
-            return self._counted(blocks, n, values)
+            return self._counted(blocks, n)
         level, before, total = alpha / len(looks.at), 0, None
         for at in looks.at:
-            more = self._counted(blocks, at - before, values)
+            more = self._counted(blocks, at - before)
             total, before = more if total is None else total + more, at
             k = int(total[label])
             radius = float(self.noise.radius(bounds.lower(k, at, level), looks.norm, values))
@@ -155,11 +155,10 @@ class SmoothedClassifier:
                 break
         return more if total is None else total
 
-    def _counted(self, blocks: Iterator[Tensor], count: int, values: int) -> Tensor:
+    def _counted(self, blocks: Iterator[Tensor], count: int) -> Tensor:
         """How often each class was the answer, [K], counted on the device."""
         counts: Tensor | None = None
         broken: Tensor | None = None
-        self._size.start(values)
         for outputs in answers(self.model, blocks, count, self._size):
             if outputs.dim() != 2 or outputs.shape[1] < 2:
                 raise ValueError(f"model: expected class scores [N, K] with K >= 2, got {list(outputs.shape)}")

@@ -98,8 +98,8 @@ class SmoothedRestorer:
         if pilot < 2:
             raise ValueError(f"pilot: expected at least 2 draws, got {pilot}")
 
-        def tally(blocks: Iterator[Tensor], values: int) -> Tally:
-            return self._histogram(blocks, pilot, n, values)
+        def tally(blocks: Iterator[Tensor]) -> Tally:
+            return self._histogram(blocks, pilot, n)
 
         bound = {"what": "median", "n": n, "alpha": alpha, "eps": [float(e) for e in eps], "pilot": pilot, "seed": seed}
         return self._certified(images, bound, tally, _median_bounds, folder, progress)
@@ -122,8 +122,8 @@ class SmoothedRestorer:
         mostly narrower.
         """
 
-        def tally(blocks: Iterator[Tensor], values: int) -> Tally:
-            return self._moments(blocks, n, values)
+        def tally(blocks: Iterator[Tensor]) -> Tally:
+            return self._moments(blocks, n)
 
         bound = {"what": "mean", "n": n, "alpha": alpha, "eps": [float(e) for e in eps], "seed": seed}
         return self._certified(images, bound, tally, _mean_bounds, folder, progress)
@@ -132,7 +132,7 @@ class SmoothedRestorer:
         self,
         images: Tensor,
         wanted: dict[str, Any],
-        tally: Callable[[Iterator[Tensor], int], Tally],
+        tally: Callable[[Iterator[Tensor]], Tally],
         bound: Bound,
         folder: str | Path | None,
         progress: Progress | None,
@@ -148,8 +148,8 @@ class SmoothedRestorer:
         for number, image in enumerate(images):
             done = None if journal is None else journal.read(number, digest(image))
             if done is None:
-                with sampling(self.model, self.noise, image, wanted["seed"], number) as blocks:
-                    counted = tally(blocks, image.numel())
+                with sampling(self.model, self.noise, image, self._size, wanted["seed"], number) as blocks:
+                    counted = tally(blocks)
                 done = _all_bounds(counted, wanted, self.noise.sigma, bound)
                 if journal is not None:
                     journal.write(number, digest(image), done)
@@ -164,18 +164,17 @@ class SmoothedRestorer:
                 progress(number + 1, len(images))
         return found
 
-    def _outputs(self, blocks: Iterator[Tensor], count: int, values: int) -> Iterator[Tensor]:
-        self._size.start(values)
+    def _outputs(self, blocks: Iterator[Tensor], count: int) -> Iterator[Tensor]:
         for outputs in answers(self.model, blocks, count, self._size):
             if outputs.dim() != 4 or bool(outputs.isnan().any()):
                 raise ValueError(f"model: expected images [N, C, H, W] without NaN, got {list(outputs.shape)}")
             yield outputs.float().clamp(0, 1)
 
-    def _histogram(self, blocks: Iterator[Tensor], pilot: int, n: int, values: int) -> Tally:
+    def _histogram(self, blocks: Iterator[Tensor], pilot: int, n: int) -> Tally:
         """Counts [BINS + 2, C, H, W] of each value below, in and above its bins, which lie from `start` by `width`."""
         low: Tensor | None = None
         high = torch.empty(0)
-        for outputs in self._outputs(blocks, pilot, values):
+        for outputs in self._outputs(blocks, pilot):
             least, most = outputs.amin(0), outputs.amax(0)
             low, high = (least, most) if low is None else (torch.minimum(low, least), torch.maximum(high, most))
         if low is None:
@@ -183,16 +182,16 @@ class SmoothedRestorer:
         room = (high - low) / 4 + 1e-3
         start, width = low - room, (high - low + 2 * room) / BINS
         counts = torch.zeros(BINS + 2, *low.shape, dtype=torch.int32, device=low.device)
-        for outputs in self._outputs(blocks, n, values):
+        for outputs in self._outputs(blocks, n):
             bins = ((outputs - start) / width).floor().clamp(-1, BINS).long() + 1
             counts.scatter_add_(0, bins, torch.ones_like(bins, dtype=torch.int32))
         return {"counts": counts, "start": start, "width": width}
 
-    def _moments(self, blocks: Iterator[Tensor], n: int, values: int) -> Tally:
+    def _moments(self, blocks: Iterator[Tensor], n: int) -> Tally:
         """Mean and unbiased variance of each value, in float64, around the first output so that nothing cancels."""
         first: Tensor | None = None
         total, squares = torch.empty(0), torch.empty(0)
-        for outputs in self._outputs(blocks, n, values):
+        for outputs in self._outputs(blocks, n):
             if first is None:
                 first = outputs[0].double()
                 total, squares = torch.zeros_like(first), torch.zeros_like(first)

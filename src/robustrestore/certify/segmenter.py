@@ -137,8 +137,8 @@ class SmoothedSegmenter:
         for number, image in enumerate(images):
             done = None if journal is None else journal.read(number, digest(image))
             if done is None:
-                with sampling(self.model, self.noise, image, seed, number) as blocks:
-                    done = self._tally(blocks, n0, n, image.numel())
+                with sampling(self.model, self.noise, image, self._size, seed, number) as blocks:
+                    done = self._tally(blocks, n0, n)
                 if journal is not None:
                     journal.write(number, digest(image), done)
             known: dict[str, Any] = {"tau": self.tau, "alpha": alpha, "correction": correction, "hierarchy": self.hierarchy}
@@ -157,9 +157,8 @@ class SmoothedSegmenter:
                 stacklevel=3,
             )
 
-    def _tally(self, blocks: Iterator[Tensor], n0: int, n: int, values: int) -> dict[str, Tensor]:
+    def _tally(self, blocks: Iterator[Tensor], n0: int, n: int) -> dict[str, Tensor]:
         """Both phases: each pixel's vertex, and how often it came again."""
-        self._size.start(values)
         votes, margin, size = self._votes(blocks, n0)
         table = torch.arange(len(votes), device=votes.device)[None]
         if self.hierarchy is not None:
@@ -198,7 +197,7 @@ class SmoothedSegmenter:
                 raise ValueError(f"model: expected class scores [N, C, H, W] with C >= 2, got {list(outputs.shape)}")
             bad = ~outputs.amax().isfinite()  # NaN and infinity both show
             broken = bad if broken is None else broken | bad
-            yield outputs.argmax(1).flatten(1), outputs
+            yield outputs.max(1).indices.flatten(1), outputs  # on CPU several times faster than argmax over channels
         if broken is None or bool(broken):
             raise ValueError("model: expected finite class scores under noise, got NaN or infinity")
 

@@ -26,19 +26,22 @@ LARGEST = 4096
 class ChunkSize:
     """How many noisy images go through the model at once: as given, or grown from a few while each doubling pays.
 
-    The first size to be no more than 5 % faster (our choice) ends the search, and the one before it stays. What does not fit
-    on the device is halved for good. Counts do not depend on it, unless the model's own rounding depends on the batch.
+    The first size to be no more than 5 % faster (our choice) ends the search, and the one before it stays; it ends at
+    2^21 values of input on a CPU, where nothing says that memory is short. What does not fit on a GPU is halved for good.
+    Counts do not depend on it, unless the model's own rounding depends on the batch.
     """
 
     def __init__(self, given: int | None = None) -> None:
         if given is not None and (isinstance(given, bool) or given < 1):
             raise ValueError(f"chunk: expected a whole number >= 1 or None, got {given!r}")
         self.size, self.growing = given or 0, given is None
-        self._best, self._now, self._seen = 0.0, 0.0, 0
+        self._best, self._now, self._seen, self._most = 0.0, 0.0, 0, LARGEST
 
-    def start(self, values: int) -> None:
-        """Pick a first size for images of `values` values, unless there is one."""
-        self.size = self.size or max(1, min(32, 2**20 // values))
+    def start(self, image: Tensor) -> None:
+        """Pick a first size for an image like this, unless there is one."""
+        values = image.numel()
+        self.size = self.size or max(1, min(32, 2**19 // values))
+        self._most = LARGEST if image.is_cuda else max(1, 2**21 // values)
 
     def note(self, count: int, seconds: float) -> None:
         """A chunk of `count` images took that long: two at a size decide, the better one counts."""
@@ -48,8 +51,9 @@ class ChunkSize:
         if self._seen < 2:
             return
         pays = self._now > 1.05 * self._best
-        self.size = self.size * 2 if pays else max(1, self.size // 2)
-        self.growing = pays and self.size <= LARGEST
+        more = pays and self.size * 2 <= self._most
+        self.size = self.size * 2 if more else self.size if pays else max(1, self.size // 2)
+        self.growing = more
         self._best, self._now, self._seen = max(self._best, self._now), 0.0, 0
 
     def halve(self) -> None:
@@ -117,11 +121,14 @@ def _fitting(model: Model, chunk: Tensor, size: ChunkSize) -> Iterator[Tensor]:
 
 
 @contextmanager
-def sampling(model: Model, noise: Noise, image: Tensor, seed: int | None, number: int) -> Iterator[Iterator[Tensor]]:
+def sampling(
+    model: Model, noise: Noise, image: Tensor, size: ChunkSize, seed: int | None, number: int
+) -> Iterator[Iterator[Tensor]]:
     """The blocks of noisy copies of image `number`, under one generator, with the model in evaluation mode and no graph.
 
     `seed` None draws one afresh. A model that draws for itself (a stage with `seed=None`) does so from another seed.
     """
+    size.start(image)
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
