@@ -1,0 +1,81 @@
+"""What diffusion purifiers are worth beside a blur, and what they cost: one table a set.
+
+python benchmarks/purification.py --set camvid --data CAMVID [--auxiliary WEIGHTS] [--scale full] [--device cuda]
+python benchmarks/purification.py --set mnist --data FOLDER        # the folder that holds mnist and weights
+python benchmarks/purification.py --set photographs
+
+Writes results/purification_SET.json. Can be killed and started again: what is done is kept in --progress. `--scale full` is for
+a GPU: all images, PGD-50, 10 draws. A further set NAME is a module purifier_NAME.py with `case(data, full, auxiliary)`.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import harness
+import purifier_rows as parts
+import purifier_sets
+
+
+def moved(case: parts.Case, device: str) -> parts.Case:
+    """The case on another device."""
+    from dataclasses import replace
+
+    for module in (case.model, case.denoiser, case.auxiliary, *case.alone.values(), *parts.FILTERS.values()):
+        if isinstance(module, nn.Module):
+            module.to(device)
+    return replace(case, batches=[(images.to(device), target.to(device)) for images, target in case.batches])
+
+
+def at(case: parts.Case, eps: float, folder: Path) -> dict[str, Any]:
+    """Rows, verdicts and settings at one size of the attack."""
+    cells: parts.Cells = {}
+    settings: dict[str, Any] = {}
+    for group in parts.groups(case, eps):
+        started = time.process_time()
+        measured, report = parts.measured(case, eps, group, folder / f"{eps:.4f} {group.name}")
+        for name, row in measured.items():
+            cells.setdefault(name, {}).update(row)
+        said = [line for line in report.verdicts if not line.startswith("Not repeatable")]
+        settings[group.name] = {"attacks": report.about["attacks"], "warnings": said, "defences": report.about["defences"]}
+        print(f"{eps:.4f} {group.name}: {time.process_time() - started:.0f} s", flush=True)
+    last = report.about
+    order = [parts.BARE, *(name for name in cells if name != parts.BARE)]
+    cells = parts.with_worst(case, {name: cells[name] for name in order})
+    about = {key: last[key] for key in ("model", "task", "seed", "versions", "python", "intervals", "images")}
+    return {"about": about, "groups": settings, "rows": parts.rows(case, cells), "verdicts": parts.verdicts(case, cells)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network; without it AGDM may have no row")
+    parser.add_argument("--scale", choices=("small", "full"), default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sizes", type=int, help="only the first so many sizes of the attack")
+    parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-purification")
+    options = parser.parse_args()
+    case = moved(purifier_sets.found(options.set)(options.data, options.scale == "full", options.auxiliary), options.device)
+    if case.auxiliary is None:
+        print("no AGDM row: it needs a robust network, --auxiliary WEIGHTS")
+    folder = options.progress / f"{options.set}-{options.scale}-{options.device}"
+    plain = ("sigma", "steps", "fewer", "runs", "attack_steps", "step", "samples", "pixel", "agdm")
+    settings = {name: getattr(case, name) for name in plain} | {"thorough": list(case.thorough), "few": list(case.few)}
+    content: dict[str, Any] = {
+        "about": {**case.about, **settings, "scale": options.scale, "machine": harness.machine(options.device)},
+        "sizes": {},
+    }
+    for eps in case.eps[: options.sizes]:
+        content["sizes"][f"{eps:.4f}"] = at(case, eps, folder)
+        harness.write(f"purification_{options.set}", content)
+    for line in content["sizes"][f"{case.eps[0]:.4f}"]["verdicts"]:
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The sets that purifiers are measured on: CamVid, MNIST, rainy photographs; and a fourth where its loader is there."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import ddpm_mnist
+import published
+import robustrestore as rr
+from purifier_rows import Case
+from robustrestore.purifiers import Diffusion
+
+DIGITS = 200  # timesteps of noise on MNIST
+
+
+def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
+    """The bundled segmenter and prior on evenly spaced validation frames; `data`: the CamVid folder."""
+    dataset = rr.data.CamVid(data, "val", rr.assets.STREET_SIZE)
+    frames = len(dataset) if full else 8
+    picks = [k * len(dataset) // frames for k in range(frames)]
+    default = Diffusion.default()
+    return Case(
+        model=rr.assets.street_segmenter(),
+        batches=[tuple(t[None] for t in dataset[k]) for k in picks],
+        task=rr.tasks.Segmentation(),
+        denoiser=default.denoiser,
+        sigma=default.sigma,
+        **_effort(full, attack_steps=10, samples=2),
+        thorough=Case.thorough if full else ("one-step", "DDPM"),
+        known=Case.known if full else ("one-step", "DDPM", "AGDM"),
+        auxiliary=None if auxiliary is None else _same(rr.assets.street_segmenter(), auxiliary),
+        agdm=1e-4,
+        checkpointed=full,
+        about={"frames": picks, "size": list(rr.assets.STREET_SIZE)},
+    )
+
+
+def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
+    """A published LeNet5 and DDPM; `data`: the folder that holds mnist and weights."""
+    weights, count = data / "weights", 512 if full else 64
+    images, labels = published.images(data / "mnist" / "test_first5000.npz", count)
+    robust = published.lenet5(weights / "mnist_lenet5_adv.pt" if auxiliary is None else auxiliary)
+    model = published.lenet5(weights / "mnist_lenet5_clean.pt")
+    return Case(
+        model=model,
+        batches=list(zip(images.split(64), labels.split(64), strict=True)),
+        task=rr.tasks.Classification(),
+        denoiser=ddpm_mnist.load(weights / "ddpm_mnist.pt"),
+        sigma=rr.diffusion.TimestepGrid().sigma(DIGITS),
+        eps=(0.3, 0.1, 0.2),
+        **_effort(full, attack_steps=10, samples=2),
+        pixel=5.0,
+        agdm=10.0,
+        auxiliary=robust,
+        terms=True,
+        known=(*Case.known, "AGDM, features alone", "AGDM, class alone"),
+        alone={"adversarial training, no purifier": robust, "both networks vote, no purifier": _Mean(model, robust)},
+        about={"timesteps": DIGITS, "auxiliary": "adversarially trained LeNet5, published" if auxiliary is None else "own"},
+    )
+
+
+def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
+    """The bundled derain network and prior on the bundled photographs under rain; needs no data."""
+    rain, default = rr.degradations.Rain(), Diffusion.default()
+    return Case(
+        model=rr.restorers.UNet.derain(),
+        batches=[(rain(image, [k]), image) for k, image in enumerate(rr.assets.photographs().values())],
+        task=rr.tasks.Restoration(),
+        denoiser=default.denoiser,
+        sigma=default.sigma,
+        **_effort(full, attack_steps=10, samples=2),
+        checkpointed=full,
+        about={"degradation": repr(rain)},
+    )
+
+
+def _effort(full: bool, attack_steps: int, samples: int) -> dict[str, int]:
+    """How hard is attacked: for a processor, or for a GPU."""
+    if full:
+        return {"steps": 10, "fewer": 3, "runs": 10, "attack_steps": 50, "samples": 10}
+    return {"steps": 3, "fewer": 1, "runs": 3, "attack_steps": attack_steps, "samples": samples}
+
+
+def _same(network: nn.Module, weights: Path) -> nn.Module:
+    """The network with other weights, a safetensors file."""
+    from safetensors.torch import load_file
+
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+
+
+class _Mean(nn.Module):
+    """The mean of two networks' probabilities, as its logarithm."""
+
+    def __init__(self, *networks: nn.Module) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return rr.MeanVote(len(self.networks))([network(images) for network in self.networks])
+
+
+SETS: dict[str, Callable[[Path, bool, Path | None], Case]] = {"camvid": camvid, "mnist": mnist, "photographs": photographs}
+
+
+def found(name: str) -> Callable[[Path, bool, Path | None], Case]:
+    """The function of a set; of another name than these, `case` of the module `purifier_NAME` beside this file."""
+    if name in SETS:
+        return SETS[name]
+    made: Callable[[Path, bool, Path | None], Case] = importlib.import_module(f"purifier_{name}").case
+    return made
