@@ -28,6 +28,7 @@ FLOORS = [
         "adapt",
         "feature",
         "calibrate",
+        "optimise",
         "certify",
         "recipe",
         "plan",
@@ -68,6 +69,7 @@ FLOORS = [
         "training_config",
         "cli",
         "cli_train",
+        "cli_certify",
     },
 ]
 

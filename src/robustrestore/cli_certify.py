@@ -1,0 +1,72 @@
+"""The verbs of certificates: `certify` makes a report of them, `recheck` derives one again from its counts."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .terminal import chosen_device, clear_errors, console, progress_bar
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    app.command()(certify)
+    app.command()(recheck)
+
+
+def certify(
+    data: Annotated[str, typer.Argument(help="camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
+    model: Annotated[str | None, typer.Option(help="street, derain or package.module:callable")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="a stage in front, e.g. 'denoise(sigma=0.25)'; repeatable")] = None,
+    noise: Annotated[str, typer.Option(help="see: robustrestore list noises")] = "gaussian(0.25)",
+    n0: Annotated[int, typer.Option(min=1, help="draws that choose the class")] = 100,
+    n: Annotated[int, typer.Option(min=2, help="fresh draws that test it")] = 1000,
+    alpha: Annotated[float, typer.Option(help="probability of a wrong certificate, each image by itself")] = 0.001,
+    tau: Annotated[float, typer.Option(help="of label maps: what a certified class's probability is at least")] = 0.75,
+    eps: Annotated[list[float] | None, typer.Option(help="of restorers: L2 sizes; repeatable")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="that many images, evenly spread")] = None,
+    size: Annotated[tuple[int, int] | None, typer.Option(help="height and width")] = None,
+    degrade: Annotated[str | None, typer.Option(help="spoil the images first, e.g. rain")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    out: Annotated[Path, typer.Option(help="for the report; a killed run goes on there")] = Path("runs/certify"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one")] = "auto",
+) -> None:
+    """Certify a smoothed model: label maps of CamVid, restored images of pairs and photographs."""
+    from . import certify as library
+    from . import spec
+    from .pipeline import DefendedPipeline
+
+    with clear_errors():
+        where = chosen_device(device)
+        dataset, task = spec.data(data, "val", size)
+        stages = [spec.stage(text).to(where) for text in stage or []]
+        name = model or ("street" if task == "segmentation" else "derain")
+        pipeline = DefendedPipeline(spec.model(name), stages).to(where).eval()
+        spoil = None if degrade is None else spec.part(degrade, "degradations")
+        batches, law = spec.Batches(dataset, limit, 1, spoil, where), spec.part(noise, "noises")
+        with progress_bar() as bar:
+            shown = bar.add_task("images", total=len(batches))
+            told: dict[str, Any] = {"alpha": alpha, "seed": seed, "folder": out / "progress"}
+            told["progress"] = lambda done: bar.update(shown, completed=done)
+            if task == "segmentation":
+                smoothed = library.SmoothedSegmenter(pipeline, law, tau)
+                report = library.measure_segmenter(smoothed, batches, (n0, n), **told)
+            else:
+                report = library.measure_restorer(library.SmoothedRestorer(pipeline, law), batches, eps or [0.05], n, **told)
+        report.about.update({"data": data, "model name": name, "stages": [repr(s) for s in stages], "degradation": repr(spoil)})
+        report.save(out)
+        console.print(report.markdown(), markup=False, highlight=False)
+        console.print(f"Wrote {out / 'certified.json'} and {out / 'certified.md'}", highlight=False)
+
+
+def recheck(report: Annotated[Path, typer.Argument(help="certified.json, or the folder that holds it")]) -> None:
+    """Derive every certificate of a report again from its counts, and name what does not follow."""
+    from . import certify as library
+
+    with clear_errors():
+        found = library.recheck(report)
+    for text in found:
+        console.print(text, style="red", markup=False, highlight=False)
+    console.print("Every certificate follows from its counts." if not found else f"{len(found)} do not follow.")
+    if found:
+        raise typer.Exit(1)

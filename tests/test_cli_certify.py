@@ -1,0 +1,71 @@
+"""The verbs certify and recheck as a person uses them."""
+
+import json
+from pathlib import Path
+
+from toys import PixelSegmenter, photos
+from typer.testing import CliRunner, Result
+
+import robustrestore as rr
+from robustrestore.cli import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+def camvid(root: Path) -> Path:
+    from PIL import Image
+
+    (root / "val").mkdir(parents=True)
+    (root / "valannot").mkdir()
+    for k, image in enumerate(photos(3, 24, 32)):
+        rr.data.save_image(image, root / "val" / f"{k}.png")
+        labels = PixelSegmenter()(rr.data.load_image(root / "val" / f"{k}.png")[None]).argmax(1)[0]
+        Image.fromarray(labels.byte().numpy()).save(root / "valannot" / f"{k}.png")
+    return root
+
+
+def test_certify_label_maps_and_recheck_them(tmp_path: Path) -> None:
+    out, data = tmp_path / "out", camvid(tmp_path / "camvid")
+    common = (
+        "--model",
+        "toys:PixelSegmenter",
+        "--size",
+        24,
+        32,
+        "--noise",
+        "gaussian(0.1)",
+        "--n0",
+        10,
+        "--n",
+        100,
+        "--out",
+        out,
+    )
+    result = run("certify", f"camvid:{data}", *common, "--limit", 2)
+    assert result.exit_code == 0, result.output
+    assert "certified pixel accuracy" in result.output
+    assert "not for the base model" in result.output
+    content = json.loads((out / "certified.json").read_text())
+    assert (len(content["rows"]), content["about"]["alpha"]) == (2, 0.001)
+    assert run("recheck", out).exit_code == 0
+    content["rows"][0]["threshold"] -= 1
+    (out / "certified.json").write_text(json.dumps(content))
+    result = run("recheck", out)
+    assert result.exit_code == 1
+    assert "threshold: expected" in result.output
+
+
+def test_certify_restored_images(tmp_path: Path) -> None:
+    for name, image in zip("ab", photos(2, 16, 16), strict=True):
+        rr.data.save_image(image, tmp_path / "clean" / f"{name}.png")
+        rr.data.save_image(image, tmp_path / "rainy" / f"{name}.png")
+    pairs, out = f"pairs:{tmp_path / 'rainy'},{tmp_path / 'clean'}", tmp_path / "out"
+    result = run("certify", pairs, "--noise", "gaussian(0.05)", "--eps", 0.01, "--n", 60, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "certified PSNR, L2 <= 0.01" in result.output
+    result = run("recheck", out)
+    assert result.exit_code == 2
+    assert "holds no counts" in result.output
+    assert run("certify", pairs, "--noise", "laplace(0.1)", "--out", tmp_path / "no").exit_code == 2
