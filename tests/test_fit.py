@@ -178,7 +178,7 @@ def test_another_training_in_the_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_nan_stops_with_step_images_and_the_last_good_checkpoint(tmp_path: Path) -> None:
-    images, labels = colours().tensors
+    images, _ = colours().tensors
     targets = torch.ones(30)
     targets[7] = float("nan")
     recipe = _Least()

@@ -1,0 +1,52 @@
+"""fit in two processes: the same steps as in one, each on half of the images; the main one writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+TRAINING = """
+import json, sys
+from pathlib import Path
+import torch
+from toys_training import colours
+import robustrestore as rr
+from robustrestore.weights import fingerprint
+
+with rr.seeded(0):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(144, 3))
+task = rr.tasks.Classification()
+attack = rr.attacks.PGD(rr.Linf(4 / 255), steps=2, seed=0)
+recipe = rr.recipes.AdversarialTraining(network, task, attack)
+plan = rr.Plan(steps=20, batch=8, optimiser=rr.AdamW(lr=0.01), average=0.9, every=5)
+validation = rr.Validation(network, colours(), task, attack, batch=4)
+folder = Path(sys.argv[1])
+history = rr.fit(recipe, colours(), plan, validation, folder, quiet=True)
+rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+(folder / f"rank{rank}.txt").write_text(fingerprint(network))
+"""
+
+
+def _run(folder: Path, processes: int) -> None:
+    script = folder.parent / "training.py"
+    script.write_text(TRAINING, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(folder)]
+    subprocess.run(command, env=env, check=True, timeout=300, capture_output=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo over the loopback device")
+def test_two_processes_take_the_same_steps_as_one(tmp_path: Path) -> None:
+    _run(tmp_path / "one", 1)
+    _run(tmp_path / "two", 2)
+    one, two = (json.loads((tmp_path / name / "history.json").read_text(encoding="utf-8")) for name in ("one", "two"))
+    for mine, theirs in zip(one["rows"], two["rows"], strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], abs=1e-5)
+    assert two["validations"] == [pytest.approx(row, abs=1e-6) for row in one["validations"]]
+    prints = [(tmp_path / "two" / f"rank{k}.txt").read_text(encoding="utf-8") for k in range(2)]
+    assert prints[0] == prints[1]
