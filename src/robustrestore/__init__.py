@@ -38,6 +38,8 @@ from .loss import ClassLoss as ClassLoss
 from .loss import Loss as Loss
 from .modes import evaluating as evaluating
 from .modes import seeded as seeded
+from .optimise import largest_difference as largest_difference
+from .optimise import optimise as optimise
 from .pipeline import DefendedPipeline as DefendedPipeline
 from .plan import SGD as SGD
 from .plan import AdamW as AdamW

@@ -5,6 +5,12 @@ from .denoiser import NoiseConditioned as NoiseConditioned
 from .discrete import DiscreteTime as DiscreteTime
 from .discrete import linear_alphas as linear_alphas
 from .dpm_solver import DPMSolverPP as DPMSolverPP
+from .faster import BFloat16 as BFloat16
+from .faster import ChannelsLast as ChannelsLast
+from .faster import Compiled as Compiled
+from .faster import Faster as Faster
+from .faster import Float16 as Float16
+from .graphed import Graphed as Graphed
 from .grid import Even as Even
 from .grid import Grid as Grid
 from .grid import TimestepGrid as TimestepGrid

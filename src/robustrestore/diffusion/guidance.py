@@ -3,7 +3,8 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import final
 
 import torch
@@ -84,7 +85,7 @@ class GradientGuidance(Guidance):
     @final
     def slope(self, seen: Tensor, at: Tensor, given: Tensor, sigma: Tensor, graph: bool) -> Tensor:
         """The gradient of the likelihood of `seen` in the image `at` that `seen` was made from."""
-        with differentiating():
+        with differentiating(graph):
             about, levels = (given, sigma) if graph else (given.detach().clone(), sigma.clone())
             value = self.likelihood(seen, about, levels)
             if value.shape != (len(seen),):
@@ -134,7 +135,7 @@ def guided(
     seen = noisy if graph and noisy.requires_grad else leaf(noisy)
     graph = graph and any(one.requires_grad for one in (noisy, given, *weights))
     with torch.set_grad_enabled(graph):
-        with differentiating():
+        with differentiating(graph):
             estimate = denoise(seen, sigma)
         corrected = guidance(estimate, seen, given, sigma)
     return corrected
@@ -147,11 +148,27 @@ def check_amount(value: float, what: str) -> float:
     return float(value)
 
 
+_twice: ContextVar[bool] = ContextVar("twice", default=False)
+
+
 @contextmanager
-def differentiating() -> Iterator[None]:
-    """Gradients on, whatever the caller's mode; attention by the one kernel that has a second derivative."""
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        yield
+def differentiating(again: bool) -> Iterator[None]:
+    """Gradients on, whatever the caller's mode; `again`: they will be differentiated once more.
+
+    Then attention takes the one kernel that has a second derivative.
+    """
+    token = _twice.set(again)
+    kernel = sdpa_kernel(SDPBackend.MATH) if again else nullcontext()
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), kernel:
+            yield
+    finally:
+        _twice.reset(token)
+
+
+def twice_differentiated() -> bool:
+    """Whether what is computed now has to have a second derivative."""
+    return _twice.get()
 
 
 def leaf(images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def slope(loss: Loss, images: Tensor, weights: Iterable[Tensor] = (), checkpoint
 
 
 def _slope(loss: Loss, images: Tensor, graph: bool) -> Tensor:
-    with differentiating():
+    with differentiating(graph):
         leaf = images if images.requires_grad else images.detach().requires_grad_()
         value = loss(leaf).sum()
         if not value.requires_grad:

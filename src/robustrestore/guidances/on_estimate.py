@@ -10,7 +10,7 @@ class OnEstimate(Guidance, name="on_estimate"):
     """Any guidance by a gradient, shown Tweedie's estimate, as in DPS (Chung et al., 2023).
 
     The gradient is taken in the noisy image, through the denoiser: a backward pass through it in each step (for an attacker
-    of second order). In a checkpointed purifier the denoiser is called three times a step instead of twice.
+    of second order).
     """
 
     def __init__(self, guidance: GradientGuidance) -> None:
