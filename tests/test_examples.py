@@ -23,7 +23,8 @@ def _cells(notebook: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_script_runs(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_script_runs(script: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [str(script)])  # no data of one's own: toy size
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out
 

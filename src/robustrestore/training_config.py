@@ -123,8 +123,9 @@ def _source(text: str, split: str, size: tuple[int, int] | None) -> tuple[Any, s
     if name == "camvid" and place:
         return CamVid(Path(place), split, size or STREET_SIZE), "segmentation"  # type: ignore[arg-type]
     if name == "pairs" and place.count(",") in (1, 2):
-        folders = [Path(one) for one in place.split(",")]
-        return PairedFolder(*folders, size=size), "segmentation" if len(folders) == 3 else "restoration"  # type: ignore[misc]
+        degraded, clean, *labels = place.split(",")
+        found = PairedFolder(degraded, clean, labels[0] if labels else None, size)
+        return found, "segmentation" if labels else "restoration"
     if name in ("images", "scenes") and place:
         images = ImageFolder(Path(place), size)
         return images if name == "images" else Scenes(images), "restoration"

@@ -10,7 +10,7 @@ from ..images import trusted
 from ..loss import Loss
 from ..pipeline import DefendedPipeline
 from ..recipe import Batch, Recipe
-from ..stage import Purifier
+from ..stage import Purifier, Stage
 from ..task import Task
 from ._parts import attacked, check_distance, check_parts, check_pipeline, check_share, check_weight, distance
 
@@ -67,11 +67,8 @@ class PurifyFinetune(Recipe, name="purify_finetune"):
 
     def at(self, sigma: float) -> DefendedPipeline:
         """The pipeline with its purifiers at one level, drawing fresh noise; weights are shared."""
-        stages = []
-        for stage in self.pipeline.stages:
-            fresh = {"seed": None} if "seed" in getattr(stage, "settings", dict)() else {}
-            stages.append(stage.replace(sigma=sigma, **fresh) if _levelled(stage) else stage)  # type: ignore[operator]
-        return DefendedPipeline(self.pipeline.model, stages)
+        stages = [stage for stage in self.pipeline.stages if isinstance(stage, Stage)]
+        return DefendedPipeline(self.pipeline.model, [_fresh(stage, sigma) if _levelled(stage) else stage for stage in stages])
 
     def run(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, its parts, and the level."""
@@ -94,6 +91,10 @@ class PurifyFinetune(Recipe, name="purify_finetune"):
 
 def _levelled(stage: nn.Module) -> bool:
     return isinstance(stage, Purifier) and "sigma" in stage.settings()
+
+
+def _fresh(stage: Stage, sigma: float) -> Stage:
+    return stage.replace(sigma=sigma, **({"seed": None} if "seed" in stage.settings() else {}))
 
 
 def _check_sigmas(sigmas: Sequence[float]) -> list[float]:
