@@ -12,7 +12,8 @@ class Hierarchy:
 
     `levels`: each a partition of the class numbers 0..C-1 into groups, say [[0, 1], [2], [3, 4]]. `margins`: one threshold a
     level, falling; a pixel whose mean top-1 less top-2 probability over the selection draws is below the first k of them is
-    certified at level k. A *vertex* is a class or a group: classes keep their numbers, groups follow.
+    certified at level k. A *vertex* is a class or a group: classes keep their numbers, groups follow. The promise
+    is of the level chosen here: another image may choose another.
     """
 
     def __init__(self, levels: Sequence[Sequence[Sequence[int]]], margins: Sequence[float]) -> None:

@@ -4,6 +4,7 @@ from .adaptive import Adaptive as Adaptive
 from .bit_depth import BitDepth as BitDepth
 from .blur import Blur as Blur
 from .denoise import Denoise as Denoise
+from .dense_pure import DensePure as DensePure
 from .diffusion import Diffusion as Diffusion
 from .ensemble import Ensemble as Ensemble
 from .jpeg import Jpeg as Jpeg
