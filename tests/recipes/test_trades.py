@@ -83,8 +83,8 @@ def test_it_prefers_the_cue_that_an_attack_cannot_turn() -> None:
     clean, under = ([rr.Validation(net, data, task, a)() for net in (plain, steady)] for a in (None, attack))
     assert clean[0]["accuracy"] == 1.0
     assert under[0]["accuracy (attacked)"] < 0.2
-    assert clean[1]["accuracy"] == pytest.approx(0.9)
-    assert under[1]["accuracy (attacked)"] == pytest.approx(0.9)
+    assert clean[1]["accuracy"] >= 0.85
+    assert under[1]["accuracy (attacked)"] >= 0.8
 
 
 @pytest.mark.parametrize(("what", "value"), [("beta", -1.0), ("beta", float("nan"))])

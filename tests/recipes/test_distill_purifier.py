@@ -1,0 +1,70 @@
+"""DistillPurifier: the student becomes the teacher, of a random one its mean; teacher and model stay; labels only where asked."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from toys import Gain, photos
+from toys_training import equal, state
+
+import robustrestore as rr
+
+TASK = rr.tasks.Restoration()
+ATTACK = rr.attacks.PGD(rr.Linf(4 / 255), steps=1)
+PLAN = rr.Plan(steps=150, batch=4, optimiser=rr.AdamW(lr=0.03, weight_decay=0.0), average=None, clip=None)
+
+
+class Dim(rr.Purifier):
+    """Times 0.8 or 0.6, by a coin for the batch."""
+
+    def run(self, images: torch.Tensor) -> torch.Tensor:
+        return images * (0.6 + 0.2 * torch.randint(2, ()))
+
+
+def _data() -> TensorDataset:
+    return TensorDataset(photos(8), photos(8))
+
+
+def test_the_student_becomes_the_teacher() -> None:
+    teacher, student, model = rr.restorers.Network(Gain(0.7)), rr.restorers.Network(Gain(1.0)), Gain(1.0)
+    before = state(teacher), state(model)
+    history = rr.fit(rr.recipes.DistillPurifier(teacher, student, model, TASK, ATTACK), _data(), PLAN, quiet=True)
+    assert student.network.gain.item() == pytest.approx(0.7, abs=0.005)
+    assert history.rows[-1]["loss"] < 0.01
+    assert equal(state(teacher), before[0])
+    assert equal(state(model), before[1])
+
+
+def test_of_a_random_teacher_it_learns_what_lies_between() -> None:
+    student = rr.restorers.Network(Gain(1.0))
+    rr.fit(rr.recipes.DistillPurifier(Dim(), student, Gain(), TASK, ATTACK, share=0.0), _data(), PLAN, quiet=True)
+    assert 0.6 < student.network.gain.item() < 0.8
+
+
+def test_the_task_pulls_where_it_has_weight() -> None:
+    """Teacher 0.7, truth 1: with a heavy task loss the student stays near the truth."""
+    found = []
+    for weight in (0.0, 50.0):
+        student = rr.restorers.Network(Gain(0.85))
+        recipe = rr.recipes.DistillPurifier(
+            rr.restorers.Network(Gain(0.7)), student, Gain(), TASK, ATTACK, share=0.5, weight=weight
+        )
+        losses = recipe(rr.Batch(photos(4), photos(4)))
+        rr.fit(recipe, _data(), PLAN.replace(steps=60), quiet=True)
+        found.append(student.network.gain.item())
+    assert found[0] == pytest.approx(0.7, abs=0.02)
+    assert found[1] > 0.9
+    assert set(losses) == {"loss", "difference", "task"}
+    assert losses["loss"].item() == pytest.approx(losses["difference"].item() + 50 * losses["task"].item(), rel=1e-5)
+
+
+def test_shared_weights_are_refused() -> None:
+    shared = nn.Conv2d(3, 3, 1)
+    teacher, student = rr.restorers.Network(shared), rr.restorers.Network(shared)
+    with pytest.raises(ValueError, match="deep copy"):
+        rr.recipes.DistillPurifier(teacher, student, Gain(), TASK, ATTACK)
+    rr.recipes.DistillPurifier(teacher, copy.deepcopy(student), Gain(), TASK, ATTACK)
+    with pytest.raises(TypeError, match="teacher"):
+        rr.recipes.DistillPurifier(shared, student, Gain(), TASK, ATTACK)  # type: ignore[arg-type]
