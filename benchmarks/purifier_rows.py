@@ -28,7 +28,8 @@ Cells = dict[str, dict[str, dict[str, Statistics]]]  # defence, column, metric
 class Case:
     """All that differs between the sets; one of these is all that a further set has to hand over.
 
-    `eps`: sizes in units of [0, 1] images: all columns for the first, adaptive ones alone for the others, for `few` rows.
+    `eps`: sizes in units of [0, 1] images: all columns for the first; for the others, of `few` rows, the attacker who sees
+    exactly what is scored: filters adaptive, purifiers with known noise.
     `sigma`, `steps`, `fewer`: of every chain and of its surrogate. `attack_steps`, `samples`: of PGD, and its draws (EOT).
     `step`: of PGD, as a share of eps. `pixel`, `agdm`: strengths of guidance. `auxiliary`: AGDM's network, None for no such
     row. `alone`: models that are rows by themselves. `terms`: AGDM's terms apart, as rows with an adaptive column.
@@ -109,7 +110,6 @@ def groups(case: Case, eps: float) -> Iterator[Group]:
     if not main:
         yield Group("filters", {k: v for k, v in FILTERS.items() if k in case.few}, views=("adaptive",))
         yield Group("fixed", {k: v for k, v in fixed.items() if k in case.few}, 1, ("adaptive",), "noise known")
-        yield Group("fresh", {k: v for k, v in fresh.items() if k in case.few}, case.samples, ("adaptive",))
         return
     yield Group("filters", FILTERS)
     for guided in (False, True):  # apart, so that AGDM can come later, with its network

@@ -32,7 +32,7 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
         thorough=Case.thorough if full else ("one-step", "DDPM"),
         known=Case.known if full else ("one-step", "DDPM", "AGDM"),
         auxiliary=None if auxiliary is None else _same(rr.assets.street_segmenter(), auxiliary),
-        agdm=1e-4,
+        agdm=0.01,
         checkpointed=full,
         about={"frames": picks, "size": list(rr.assets.STREET_SIZE)},
     )
@@ -42,7 +42,7 @@ def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
     """A published LeNet5 and DDPM; `data`: the folder that holds mnist and weights."""
     weights, count = data / "weights", 512 if full else 64
     images, labels = published.images(data / "mnist" / "test_first5000.npz", count)
-    robust = published.lenet5(weights / "mnist_lenet5_adv.pt" if auxiliary is None else auxiliary)
+    robust = published.lenet5(weights / "mnist_lenet5_adv.pt") if auxiliary is None else _same(published.LeNet5(), auxiliary)
     model = published.lenet5(weights / "mnist_lenet5_clean.pt")
     return Case(
         model=model,
@@ -72,6 +72,8 @@ def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
         denoiser=default.denoiser,
         sigma=default.sigma,
         **_effort(full, attack_steps=10, samples=2),
+        thorough=Case.thorough if full else ("one-step", "DDPM"),
+        known=Case.known if full else ("one-step", "DDPM"),
         checkpointed=full,
         about={"degradation": repr(rain)},
     )

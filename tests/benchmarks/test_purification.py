@@ -1,0 +1,144 @@
+"""The framework of the purifier tables, on a toy whose numbers are known; the rebuilt DDPM, on random weights."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robustrestore as rr
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import ddpm_mnist
+    import purification
+    import purifier_rows
+
+    yield purifier_rows, purification, ddpm_mnist
+    for name in ("purifier_rows", "purifier_sets", "purification", "ddpm_mnist", "published", "harness"):
+        sys.modules.pop(name, None)
+
+
+class Half(nn.Module):
+    """The estimate is gray whatever the image: a purifier that leaves nothing of an attack, and nothing of the image."""
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        return 0.5 + 0 * noisy
+
+
+class Bright(nn.Module):
+    """Class 1 where the image is brighter than 0.5 on average; at 0.5, class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = images.mean((1, 2, 3)) - 0.5
+        return 10 * torch.stack([torch.full_like(score, 1e-4), score], 1)
+
+
+def case(parts):
+    levels = torch.tensor([0.3, 0.45, 0.55, 0.7] * 2)
+    images = levels.view(-1, 1, 1, 1).expand(-1, 1, 16, 16).clone()
+    return parts.Case(
+        model=Bright(),
+        batches=[(images[:4], (levels[:4] > 0.5).long()), (images[4:], (levels[4:] > 0.5).long())],
+        task=rr.tasks.Classification(),
+        denoiser=rr.diffusion.NoiseConditioned(Half()),
+        sigma=0.1,
+        eps=(0.1, 0.01),
+        attack_steps=4,
+        thorough=("DDPM",),
+        known=("one-step", "DDPM"),
+        few=("blur", "DDPM"),
+        alone={"another model": Bright()},
+    )
+
+
+def test_the_table_says_what_is_known_of_the_toy(parts, tmp_path: Path) -> None:
+    rows, script, _ = parts
+    made = script.at(case(rows), 0.1, tmp_path)
+    cell = {(row["defence"], row["column"]): row["values"]["accuracy"] for row in made["rows"]}
+    assert cell["no defence", "no attack"] == cell["another model", "no attack"] == 1.0
+    assert cell["no defence", "adaptive"] == cell["another model", "adaptive"] == 0.5  # levels within 0.1 of 0.5 flip
+    assert cell["blur", "worst"] == 0.5  # a blur does not change flat images
+    assert {cell["one-step", column] for column in ("no attack", "oblivious", "adaptive", "noise known", "worst")} == {0.5}
+    assert ("one-step", "bpda") not in cell
+    assert ("DDPM", "surrogate") in cell
+    assert ("DDIM", "noise known") not in cell
+    assert {row["count"] for row in made["rows"]} == {8}
+    assert "Worst case, one-step against no defence: no difference beyond chance; accuracy 0.500 against 0.500" in "\n".join(
+        made["verdicts"]
+    )
+
+
+def test_other_sizes_have_few_rows_and_the_attacker_who_sees_what_is_scored(parts, tmp_path: Path) -> None:
+    rows, script, _ = parts
+    made = script.at(case(rows), 0.01, tmp_path)
+    assert {(row["defence"], row["column"]) for row in made["rows"] if row["column"] not in ("no attack", "worst")} == {
+        ("no defence", "adaptive"),
+        ("another model", "adaptive"),
+        ("blur", "adaptive"),
+        ("DDPM", "noise known"),
+    }
+    assert {row["values"]["accuracy"] for row in made["rows"] if row["defence"] == "no defence"} == {1.0}
+
+
+def test_what_is_done_is_not_done_again(parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, script, _ = parts
+    first = script.at(case(rows), 0.01, tmp_path)
+
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError("attacked again")
+
+    monkeypatch.setattr(rr.attacks.PGD, "run", refuse)
+    assert script.at(case(rows), 0.01, tmp_path) == first
+
+
+def test_agdm_has_a_row_where_there_is_a_network_and_keeps_the_others_as_they_were(parts) -> None:
+    rows, _, _ = parts
+    from dataclasses import replace
+
+    bare = case(rows)
+    robust = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
+    without = [group.name for group in rows.groups(bare, 0.1)]
+    more = [group.name for group in rows.groups(replace(bare, auxiliary=robust, terms=True), 0.1)]
+    assert set(more) - set(without) == {"fresh AGDM oblivious adaptive"}
+    assert set(rows.chains(replace(bare, auxiliary=robust, terms=True), 0)) - set(rows.chains(bare, 0)) == {
+        "AGDM",
+        "AGDM, features alone",
+        "AGDM, class alone",
+    }
+
+
+def test_the_digits_network_loads_what_it_saves_and_tells_noise_per_image(parts, tmp_path: Path) -> None:
+    _, _, ddpm = parts
+    torch.manual_seed(0)
+    network = ddpm.UNet().eval()
+    torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, tmp_path / "w.pt")
+    denoiser = ddpm.load(tmp_path / "w.pt")
+    noisy, sigma = torch.rand(2, 1, 28, 28), torch.tensor([0.1, 0.4])
+    with torch.no_grad():
+        both = denoiser(noisy, sigma)
+        alone = denoiser(noisy[1:], sigma[1:])
+        times = denoiser.timestep(sigma)
+        a = torch.tensor([denoiser.alphas[int(t)] for t in times]).view(-1, 1, 1, 1)
+        z = a.sqrt() * (2 * noisy + 0 - 1)
+        expected = ((z - (1 - a).sqrt() * network(z, times)) / a.sqrt() + 1) / 2
+    assert torch.allclose(both[1:], alone, atol=1e-5)
+    assert torch.allclose(both, expected, atol=1e-5)
+
+
+def test_the_last_block_of_the_digits_network_does_not_normalise(parts) -> None:
+    _, _, ddpm = parts
+    network = ddpm.UNet().eval()
+    blocks = [part for part in network.modules() if isinstance(part, ddpm.Block)]
+    assert [part.plain for part in blocks].count(True) == 1
+    last, features = network.b_out[-1], torch.rand(1, 10, 28, 28)
+    nn.init.constant_(last.ln.weight, 7.0)
+    with torch.no_grad():
+        before = last(features)
+        nn.init.constant_(last.ln.weight, -3.0)
+        assert torch.equal(last(features), before)
