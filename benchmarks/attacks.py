@@ -9,13 +9,9 @@ broken images 0.6.
 """
 
 import argparse
-import gc
 import json
-import os
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,19 +67,6 @@ def ours(task: rr.Task, steps: int) -> dict[str, Callable[..., Tensor]]:
     return {name: lambda m, x, y, a=attack: a(m, x, task.untargeted(y)) for name, attack in attacks.items()}
 
 
-def timed(run: Callable[[], object], device: str) -> float:
-    """Seconds: of the processor, or of the wall clock where a GPU does the work."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        return time.perf_counter() - begin
-    begin = time.process_time()
-    run()
-    return time.process_time() - begin
-
-
 def race(field: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
     """Each contestant once a round, after the floor of that round: ratios."""
     found: dict[str, list[float]] = {name: [] for name in field if name != "floor"}
@@ -92,8 +75,8 @@ def race(field: dict[str, Callable[[], object]], rounds: int, device: str) -> di
             run()
     for _ in range(rounds):
         for name in found:
-            base = timed(field["floor"], device)
-            found[name].append(timed(field[name], device) / base)
+            base = harness.timed(field["floor"], device)
+            found[name].append(harness.timed(field[name], device) / base)
     return found
 
 
@@ -120,17 +103,11 @@ def compare(case: tuple[nn.Module, Tensor, Tensor], task: rr.Task, options: argp
     field["floor"] = lambda: floor(model, images, target, options.steps)
     ratios = race(field, options.rounds, options.device)
     return {
-        "ratio to the floor": {name: summary(values) for name, values in sorted(ratios.items(), key=lambda i: min(i[1]))},
+        "ratio to the floor": {
+            name: harness.summary(values) for name, values in sorted(ratios.items(), key=lambda i: min(i[1]))
+        },
         "refuses": refused,
         "not installed": absent,
-    }
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 3),
-        "lowest": round(min(values), 3),
-        "highest": round(max(values), 3),
     }
 
 
@@ -151,7 +128,7 @@ def dropping(options: argparse.Namespace) -> dict[str, object]:
         found[name] = {
             "images": len(images),
             "accuracy": {end: round(value, 4) for end, value in accuracy.items()},
-            "ratio to the floor": summary(race(field, options.rounds, options.device)["dropping"]),
+            "ratio to the floor": harness.summary(race(field, options.rounds, options.device)["dropping"]),
         }
     return found
 
@@ -160,12 +137,8 @@ def memory(steps: int) -> dict[str, object]:
     """Peak memory of fresh processes, in MiB above the model and its data."""
     found = {}
     for name in ("floor", "robustrestore PGD", "robustrestore APGD"):
-        command = [sys.executable, __file__, "--peak", name, "--steps", str(steps)]
-        # glibc keeps freed blocks below a threshold, which would count here
-        own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        runs = [subprocess.run(command, check=True, capture_output=True, text=True, env=own) for _ in range(3)]
-        values = [float(run.stdout) for run in runs]
-        found[name] = round(statistics.median(values), 1)
+        runs = [float(harness.fresh(__file__, "--peak", name, "--steps", str(steps))) for _ in range(3)]
+        found[name] = round(statistics.median(runs), 1)
     ratios = {name: round(value / found["floor"], 3) for name, value in found.items() if name != "floor"}
     return {"peak MiB": found, "ratio to the floor": ratios}
 
@@ -177,16 +150,7 @@ def peak(name: str, steps: int) -> float:
     images, target = images.repeat(4, 1, 1, 1), target.repeat(4, 1, 1)
     field = {**ours(rr.tasks.Segmentation(), steps), "floor": lambda m, x, y: floor(m, x, y, steps)}
     field[name](model, images[:1], target[:1])
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
-    before = _memory("VmRSS")
-    field[name](model, images, target)
-    return (_memory("VmHWM") - before) / 1024
-
-
-def _memory(what: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(what))
+    return harness.peak(lambda: field[name](model, images, target))
 
 
 def main() -> None:
