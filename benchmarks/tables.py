@@ -4,30 +4,21 @@ python benchmarks/tables.py          # --check: change nothing, fail where a pag
 """
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(Path(__file__).parent))  # for those that load this file by its path
+
+import purifier_tables
+from table_parts import ROOT
+from table_parts import cell as _cell
+from table_parts import lines as _lines
+from table_parts import load as _load
+from table_parts import percent as _percent
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "src").rglob("*.md"))]
-
-
-def _load(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _lines(head: list[str], body: list[list[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
-
-
-def _cell(row: dict[str, Any], metric: str) -> str:
-    low, high = row["intervals"][metric]
-    digits = 2 if row["values"][metric] >= 2 else 3
-    return f"{row['values'][metric]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def report(name: str) -> str:
@@ -160,13 +151,61 @@ def by_size(name: str, metric: str) -> str:
     return _lines([metric, *(f"{size}/255" for size in found)], body)
 
 
+def _share(found: dict[str, Any], digits: int = 3) -> str:
+    """A figure of a report of certificates, with its interval."""
+    low, high = found.get("interval", (None, None))
+    known = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{found['value']:.{digits}f}{known}"
+
+
+def certify_classifier() -> str:
+    """Models down, certified accuracy at radii and ACR across."""
+    found = _load("certify_classifier")
+    names = [name for name in next(iter(found["rows"].values()))["figures"] if name.startswith("l2 >=")]
+    body = []
+    for name, row in found["rows"].items():
+        about, figures = row["about"], row["figures"]
+        label = f"{name} (clean {row['clean accuracy of the base model']:.2f})"
+        body.append([label, *(_share(figures[n], 2) for n in (*names, "abstained")), _share(figures["ACR l2"])])
+    head = f"{found['images']} images, n = {about['draws'][1]}, alpha {about['alpha']:g}"
+    return _lines([head, *(n.removeprefix("l2 ") for n in names), "abstained", "ACR"], body)
+
+
+def certify_segmenter() -> str:
+    """Models down, shares of pixels across."""
+    found, names = _load("certify_segmenter"), ("certified pixel accuracy", "of certified pixels right", "abstained")
+    body = []
+    for name, row in found["rows"].items():
+        figures, about = row["figures"], row["about"]
+        cells = [f"{row['base model without noise']['mean IoU']:.3f}", f"{figures['radius l2']['value']:.3f}"]
+        body.append([name, *cells, *(_share(figures[n]) for n in (*names, "certified mean IoU"))])
+    head = f"{len(found['frames'])} frames, n = {about['draws'][1]}, alpha {about['alpha']:g}"
+    return _lines([head, "mean IoU without noise", "radius L2", *names, "certified mean IoU"], body)
+
+
+def certify_restorer() -> str:
+    """Models and sizes down, certified PSNR and that under attack across."""
+    found, body = _load("certify_restorer"), []
+    for name, row in found["rows"].items():
+        noisy, bare = row["figures"]["PSNR of the noisy input"]["value"], sum(row["bare network"]) / found["images"]
+        for size in row["certified"]:
+            means = [sum(row[what][size]) / found["images"] for what in ("certified", "under PGD")]
+            body.append([f"{name}, L2 <= {size}", *(f"{mean:.2f}" for mean in means), f"{noisy:.2f}", f"{bare:.2f}"])
+    head = f"PSNR, {found['images']} images, n = {row['about']['draws'][1]}, alpha {row['about']['alpha']:g}"
+    return _lines([head, "certified", "under PGD", "noisy input", "network without noise"], body)
+
+
+def certify_cost() -> str:
+    """Models down: time over the floor; memory."""
+    found = _load("certify_cost")
+    body = [[f"{name}, n = {row['n']}", _ratio(row), ""] for name, row in found["times the floor"].items()]
+    body += [[f"segmenter, 240 x 180, n = {n}", "", f"{mib:.0f}"] for n, mib in found["MiB above the model by n"].items()]
+    return _lines(["certifying", "CPU time over the floor", "MiB above the model"], body)
+
+
 def verdicts(name: str) -> str:
     """What the report says in words."""
     return "\n".join(f"- {verdict}" for verdict in _load(name)["verdicts"])
-
-
-def _percent(row: list[float]) -> str:
-    return f"{100 * row[0]:.1f} [{100 * row[1]:.1f}, {100 * row[2]:.1f}]"
 
 
 def aerial(network: str) -> str:
@@ -228,6 +267,11 @@ def anls_cost() -> str:
 
 
 TABLES = {
+    **purifier_tables.TABLES,
+    "certify_classifier": certify_classifier,
+    "certify_segmenter": certify_segmenter,
+    "certify_restorer": certify_restorer,
+    "certify_cost": certify_cost,
     "aerial slim_resnet18": lambda: aerial("slim_resnet18"),
     "aerial regnetx_002": lambda: aerial("regnetx_002"),
     "aerial adaptive": aerial_adaptive,

@@ -1,0 +1,80 @@
+"""The tables of the purifier benchmarks: by what the attacker sees, by size of the attack, in words."""
+
+from functools import partial
+from typing import Any
+
+from table_parts import RESULTS, cell, lines, load, percent
+
+SETS = ("camvid", "mnist", "photographs", "ucmerced")
+PURIFIER_COLUMNS = {
+    "no attack": "no attack", "oblivious": "oblivious", "bpda": "BPDA", "surrogate": "surrogate", "adaptive": "adaptive, EOT",
+    "noise known": "noise known", "worst": "worst case",
+}  # fmt: skip
+PENDING = "Not measured yet."
+
+
+def _sizes(name: str) -> dict[str, Any]:
+    """What a set's results say, by size of the attack; empty where there are none yet."""
+    there = (RESULTS / f"purification_{name}.json").is_file()
+    sizes: dict[str, Any] = load(f"purification_{name}")["sizes"] if there else {}
+    return sizes
+
+
+def _of_255(eps: str) -> str:
+    whole = float(eps) * 255
+    return f"{whole:.0f}/255" if abs(whole - round(whole)) < 0.02 and float(eps) < 0.05 else f"{float(eps):g}"
+
+
+def purification(name: str) -> str:
+    """Defences down, what the attacker sees across, at the first size."""
+    if not (sizes := _sizes(name)):
+        return PENDING
+    eps, rows = next((eps, found["rows"]) for eps, found in sizes.items())
+    metric = next(iter(rows[0]["values"]))
+    cells = {(row["defence"], row["column"]): cell(row, metric) for row in rows}
+    columns = [column for column in PURIFIER_COLUMNS if any(row["column"] == column for row in rows)]
+    body = [[d, *(cells.get((d, column), "") for column in columns)] for d in dict.fromkeys(row["defence"] for row in rows)]
+    head = f"{metric}, Linf {_of_255(eps)}, n = {rows[0]['count']}"
+    return lines([head, *(PURIFIER_COLUMNS[column] for column in columns)], body)
+
+
+def purification_sizes(name: str) -> str:
+    """Defences down, sizes across: the attacker who sees exactly what is scored."""
+    if len(sizes := _sizes(name)) < 2:
+        return PENDING
+    rows = next(iter(sizes.values()))["rows"]
+    metric, found = next(iter(rows[0]["values"])), {}
+    for eps, one in sizes.items():
+        for column in ("adaptive", "noise known"):
+            found |= {(row["defence"], eps): cell(row, metric) for row in one["rows"] if row["column"] == column}
+    few = [d for d in dict.fromkeys(row["defence"] for row in rows) if all((d, eps) in found for eps in sizes)]
+    order = sorted(sizes, key=float)
+    body = [[defence, *(found[defence, eps] for eps in order)] for defence in few]
+    return lines([f"{metric}, n = {rows[0]['count']}", *(f"Linf {_of_255(eps)}" for eps in order)], body)
+
+
+def purification_verdicts(name: str) -> str:
+    """What the comparisons say in words, and what the reports warn of."""
+    if not (sizes := _sizes(name)):
+        return PENDING
+    first = next(iter(sizes.values()))
+    warnings = [line for group in first["groups"].values() for line in group["warnings"]]
+    return "\n".join(f"- {line}" for line in [*first["verdicts"], *dict.fromkeys(warnings)])
+
+
+def mnist_levels() -> str:
+    """Purifiers down, which attacked image is handed on across."""
+    if not (RESULTS / "mnist_levels.json").is_file():
+        return PENDING
+    found = load("mnist_levels")
+    names = list(next(iter(found["rows"].values())))
+    body = [[name, *(percent([row[n]["value"], *row[n]["interval"]]) for n in names)] for name, row in found["rows"].items()]
+    return lines([f"accuracy in percent, n = {found['about']['images']}", *names], body)
+
+
+TABLES = {
+    "mnist_levels": mnist_levels,
+    **{f"purification_{name}": partial(purification, name) for name in SETS},
+    **{f"purification_{name} sizes": partial(purification_sizes, name) for name in SETS},
+    **{f"purification_{name} verdicts": partial(purification_verdicts, name) for name in SETS},
+}
