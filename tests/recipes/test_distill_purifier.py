@@ -1,4 +1,4 @@
-"""DistillPurifier: the student becomes the teacher, of a random one its mean; teacher and model stay; labels only where asked."""
+"""DistillPurifier: the student becomes the teacher, or lies between what a random one gives; teacher and model stay."""
 
 import copy
 
