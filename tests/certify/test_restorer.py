@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 from toys import photos
@@ -144,6 +144,20 @@ def test_13_certified_psnr_is_below_that_under_attack(way: str, tmp_path: Path) 
         assert floors == sorted(floors, reverse=True)
     again = getattr(certify.SmoothedRestorer(model, GAUSS), way)(images, EPS, n=1000, folder=tmp_path)
     assert torch.equal(again[1][2].low, found[1][2].low)
+
+
+@pytest.mark.parametrize("way", ["median", "mean"])
+def test_13_all_values_at_once_are_wrong_no_more_often_than_alpha(way: str) -> None:
+    """The identity in the middle of the range: the worst median and mean at eps are x -/+ eps, value by value."""
+    alpha, runs, wrong = 0.2, 200, 0
+    smoothed = certify.SmoothedRestorer(identity, GAUSS, chunk=100)
+    image = torch.full((1, 1, 4, 4), 0.5)
+    for seed in range(runs):
+        (found,) = getattr(smoothed, way)(image, [0.025], n=100, alpha=alpha, seed=seed)
+        wrong += bool((found[0].low > 0.475).any() or (found[0].high < 0.525).any())
+    assert binomtest(wrong, runs, alpha, alternative="greater").pvalue > 1e-3
+    if way == "median":
+        assert wrong > 0  # and not far from alpha, so that the test can fail
 
 
 def test_13_without_a_change_only_sampling_error_is_left() -> None:
