@@ -34,7 +34,7 @@ def stages(denoiser: diffusion.Denoiser) -> dict[str, rr.Stage | None]:
         found[f"{name}, 5 steps, t = 200"] = purifiers.Diffusion(denoiser, grid.sigma(200), 5, sampler, seed=None)
     chain = found["DDPM, 5 steps, t = 200"]
     for often in (2, 4):
-        found[f"{often} rounds of it"] = purifiers.Rounds(chain, [[grid.sigma(200), 5]] * often)
+        found[f"DDPM, {often} rounds of 5 steps, t = 200"] = purifiers.Rounds(chain, [[grid.sigma(200), 5]] * often)
     return found
 
 
