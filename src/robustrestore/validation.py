@@ -28,11 +28,15 @@ class Validation:
         self.count = len(self.stream) if limit is None else min(limit, len(self.stream))
 
     def statistics(self, device: torch.device, rank: int = 0, world: int = 1) -> list[Tensor]:
-        """Per metric the sum of the statistics [K] of every `world`-th batch; they add up over processes."""
+        """Per metric the sum of the statistics [K] of every `world`-th batch; they add up over processes.
+
+        A process without a batch of its own takes the first one, which then counts nothing: K is known, and the sums fit.
+        """
         totals: list[Any] = [0.0 for _ in self.task.metrics()]
-        starts = range(0, self.count, self.batch)
+        batches = list(enumerate(range(0, self.count, self.batch)))
+        own, counts = batches[rank::world], rank < len(batches)
         with evaluating(self.model), trusted():
-            for number, start in list(enumerate(starts))[rank::world]:
+            for number, start in own or batches[:1]:
                 batch = self.stream.take(range(start, min(start + self.batch, self.count))).to(device)
                 with seeded(number):
                     images, target = batch.images, batch.truth()
@@ -42,7 +46,7 @@ class Validation:
                         outputs = self.model(images)
                     self.task.check(outputs, target)
                 for k, metric in enumerate(self.task.metrics()):
-                    totals[k] = totals[k] + metric.measure(outputs, target).double().sum(0)
+                    totals[k] = totals[k] + counts * metric.measure(outputs, target).double().sum(0)
         return [torch.as_tensor(total, dtype=torch.float64, device=device) for total in totals]
 
     def values(self, totals: Sequence[Tensor]) -> dict[str, float]:
