@@ -324,6 +324,21 @@ def test_attacks(name: str) -> None:
         checks.check_attack(attack, cases[answer][0], photos(), cases[answer][1])
 
 
+@pytest.mark.parametrize("name", sorted(CASES["noises"]))
+def test_noises(name: str) -> None:
+    checks.check_noise(CASES["noises"][name]())
+
+
+class _Boastful(rr.certify.Gaussian):
+    def radii(self, p, dims):
+        return {"l1": 1.3 * self.quantile(p)}
+
+
+def test_checks_name_a_radius_that_is_too_large() -> None:
+    with pytest.raises(AssertionError, match="keeps more than 1/2"):
+        checks.check_noise(_Boastful(0.1))
+
+
 @pytest.mark.parametrize("name", sorted(CASES["threats"]))
 def test_threats(name: str) -> None:
     checks.check_threat(CASES["threats"][name]())

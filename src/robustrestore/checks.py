@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .attack import Attack
+from .certify import NORMS, Noise
 from .component import Component
 from .degradation import Degradation
 from .diffusion import Denoiser, Guidance, guided
@@ -84,6 +85,29 @@ def check_threat(threat: Threat) -> None:
     _require(torch.allclose(again, threat.project(far, images), atol=1e-6), threat, "projecting twice changes nothing")
     step = threat.size(threat.steepest(torch.randn(images.shape, generator=own)))
     _require(torch.allclose(step, torch.ones(3), atol=1e-4), threat, "steepest changes have size 1", step)
+
+
+def check_noise(noise: Noise) -> None:
+    """Draws repeat under a generator and keep shape and inputs; radii rise with p, and one value's threshold bears them."""
+    images = (_images(2, 5, 7) * 255).round() / 255
+    before, state = images.clone(), torch.random.get_rng_state()
+    one, two = (noise.applied(images, noise.sample_like(images, torch.Generator().manual_seed(1))) for _ in range(2))
+    _require(one.shape == images.shape and one.dtype == images.dtype, noise, "shape and dtype are kept")
+    _require(torch.equal(one, two), noise, "a seeded generator repeats the draws")
+    _require(torch.equal(images, before), noise, "the input is left unchanged")
+    _require(torch.equal(state, torch.random.get_rng_state()), noise, "the global generator is left alone")
+    p = [0.0, 0.5, 0.6, 0.75, 0.9, 0.99]
+    for norm in NORMS:
+        radii = noise.radius(p, norm, 105)
+        _require(bool((radii[:2] == 0).all() and (radii[2:] > 0).all()), noise, f"{norm} radii start at p = 1/2")
+        _require(bool((radii[1:] >= radii[:-1]).all()), noise, f"{norm} radii rise with p", radii)
+        _require(float(noise.radius(0.9, norm, 1)) >= float(radii[4]), noise, f"{norm} radii do not grow with the image")
+    here = torch.full((40_000, 1, 1, 1), 60 / 255)
+    own = torch.Generator().manual_seed(2)
+    limit = noise.applied(here, noise.sample_like(here, own)).flatten().quantile(0.9)
+    moved = here + int(min(0.7, 0.99 * float(noise.radius(0.9, "l1", 1))) * 255) / 255
+    share = float((noise.applied(moved, noise.sample_like(moved, own)) <= limit).double().mean())
+    _require(share > 0.49, noise, "an event of p = 0.9 keeps more than 1/2 inside its radius", share)
 
 
 def check_attack(attack: Attack, model: Callable[[Tensor], Tensor], images: Tensor, objective: Objective) -> None:
