@@ -142,21 +142,18 @@ def main() -> None:
     parser.add_argument("--networks", type=Path, required=True)
     parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-aerial")
     options = parser.parse_args()
-    found = {name: study(name, options.ucmerced, options.networks, options.progress) for name in ucmerced.NETWORKS}
     about = {
         **harness.machine(),
         "images": {"oblivious": 105, "chain": 53, "adaptive": 53},
         "size": ucmerced.SIZE,
         "classes": 21,
-        "timesteps": TIMESTEPS,
     }
-    about |= {
-        "levels": LEVELS,
-        "purifier": "bundled prior, one step, in bfloat16 for the sweeps",
-        "interval": "95 %, Clopper and Pearson",
-        "seed": 0,
-    }
-    harness.write("aerial", {"about": about, "networks": found})
+    about |= {"timesteps": TIMESTEPS, "levels": LEVELS, "interval": "95 %, Clopper and Pearson", "seed": 0}
+    about |= {"purifier": "bundled prior, one step, in bfloat16 for the sweeps"}
+    found: dict[str, Any] = {}
+    for name in ucmerced.NETWORKS:
+        found[name] = study(name, options.ucmerced, options.networks, options.progress)
+        harness.write("aerial", {"about": about, "networks": found})
 
 
 if __name__ == "__main__":

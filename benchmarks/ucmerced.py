@@ -17,7 +17,7 @@ from robustrestore.weights import load_weights
 
 SIZE = 128
 MEAN, STD = (0.485, 0.490, 0.451), (0.218, 0.203, 0.196)
-NETWORKS = {"slim_resnet18": ("resnet18", {"channels": (32, 64, 128, 256)}), "regnetx_002": ("regnetx_002", {})}
+NETWORKS = {"regnetx_002": ("regnetx_002", {}), "slim_resnet18": ("resnet18", {"channels": (32, 64, 128, 256)})}
 POOLINGS = {"slim_resnet18": "model.global_pool", "regnetx_002": "model.head.global_pool"}
 SHALLOW = {"slim_resnet18": ("conv1", "bn1", "act1", "maxpool", "layer1"), "regnetx_002": ("stem", "s1")}
 

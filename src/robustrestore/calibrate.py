@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .answers import Answered, Answers
 from .diffusion import Denoiser, DiscreteTime, linear_alphas
 from .feature import Batches, Features, Gaussian
 from .modes import seeded
@@ -56,7 +57,7 @@ def coarse_to_fine(count: int, distance: Callable[[int], float]) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """One measured level: the Fréchet distance, and how many images went through a denoiser for it (tiles count)."""
+    """One measured level: the distance, and how many images went through a denoiser for it (tiles count)."""
 
     level: float
     distance: float
@@ -81,13 +82,17 @@ class LevelChoice:
         """Images sent through a denoiser, over all levels."""
         return sum(p.calls for p in self.points)
 
+    @property
+    def _distance(self) -> str:
+        return str(self.about.get("distance", "Fréchet distance"))
+
     def json(self) -> str:
         """All of it, the same text for the same result."""
         return json.dumps({"chosen": self.chosen, "calls": self.calls, **asdict(self)}, indent=2, allow_nan=False) + "\n"
 
     def markdown(self) -> str:
         """The curve as a table, the chosen level in bold, and the warnings."""
-        lines = ["| sigma | grey levels | Fréchet distance | denoiser calls |", "| ---: | ---: | ---: | ---: |"]
+        lines = [f"| sigma | grey levels | {self._distance} | denoiser calls |", "| ---: | ---: | ---: | ---: |"]
         for p in self.points:
             name = f"**{p.level:.4f}**" if p.level == self.chosen else f"{p.level:.4f}"
             lines.append(f"| {name} | {255 * p.level:.1f} | {p.distance:.6g} | {p.calls} |")
@@ -109,7 +114,7 @@ class LevelChoice:
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
             f'<polyline points="{line}" fill="none" stroke="#0969da"/><g fill="#0969da">{dots}</g>'
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="#cf222e"/>'
-            f'<text x="40" y="14">Fréchet distance, at most {top:.4g}</text>'
+            f'<text x="40" y="14">{self._distance}, at most {top:.4g}</text>'
             f'<text x="40" y="{height - 8}">sigma from 0 to {far:.4g}, chosen {self.chosen:.4g}</text></svg>'
         )
 
@@ -118,9 +123,9 @@ class LevelChoice:
 
 def select_noise_level(
     purifier: Stage | Callable[[float], Stage],
-    features: Features,
+    features: Features | Answers,
     attacked: Batches,
-    clean: Batches | Gaussian,
+    clean: Batches | Gaussian | Answered,
     levels: Sequence[float] | None = None,
     search: Search = full_sweep,
     seed: int = 0,
@@ -147,9 +152,9 @@ def select_noise_level(
                 f"{name}: expected batches that can be gone through again, got {type(batches).__name__}: use a list"
             )
     with seeded(seed):
-        wanted = clean if isinstance(clean, Gaussian) else features.statistics(clean)
+        wanted: Any = clean if isinstance(clean, Gaussian | Answered) else features.statistics(clean)
     known: dict[float, Point] = {}
-    seen: list[Gaussian] = []
+    seen: list[Any] = []
 
     def measure(level: float) -> float:
         if level not in known:
@@ -165,8 +170,10 @@ def select_noise_level(
     above = [level for level in grid if level > 0]
     search(len(above), lambda k: measure(above[k]))
     points = tuple(known[level] for level in sorted(known))
-    about = {"features": features.key, "width": len(wanted.mean), "attacked": seen[0].count, "clean": wanted.count}
+    width = len(wanted.mean) if isinstance(wanted, Gaussian) else 0
+    about = {"features": features.key, "width": width, "attacked": seen[0].count, "clean": wanted.count}
     about |= {"purifier": repr(purifier), "levels": grid, "search": getattr(search, "__name__", repr(search)), "seed": seed}
+    about["distance"] = "Fréchet distance" if width else "answers changed"
     return LevelChoice(points, (*_few(about), *_odd(points, grid)), about)
 
 
