@@ -162,7 +162,9 @@ class SmoothedClassifier:
         for outputs in answers(self.model, blocks, count, self._size):
             if outputs.dim() != 2 or outputs.shape[1] < 2:
                 raise ValueError(f"model: expected class scores [N, K] with K >= 2, got {list(outputs.shape)}")
-            one = torch.bincount(outputs.argmax(1), minlength=outputs.shape[1])
+            labels = outputs.argmax(1)
+            one = torch.zeros(outputs.shape[1], dtype=torch.int64, device=labels.device)
+            one.scatter_add_(0, labels, torch.ones_like(labels))  # unlike bincount it waits for no device
             bad = ~outputs.isfinite().all()
             counts, broken = (one, bad) if counts is None or broken is None else (counts + one, broken | bad)
         if counts is None or bool(broken):
