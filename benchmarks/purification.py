@@ -11,6 +11,7 @@ a GPU: all images, PGD-50, 10 draws. A further set NAME is a module purifier_NAM
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ def moved(case: parts.Case, device: str) -> parts.Case:
     return replace(case, batches=[(images.to(device), target.to(device)) for images, target in case.batches])
 
 
-def at(case: parts.Case, eps: float, folder: Path) -> dict[str, Any]:
-    """Rows, verdicts and settings at one size of the attack."""
+def at(case: parts.Case, eps: float, folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows, verdicts and settings at one size of the attack, after each group; `missing` names those still to come."""
     cells: parts.Cells = {}
     settings: dict[str, Any] = {}
-    for group in parts.groups(case, eps):
+    plan = list(parts.groups(case, eps))
+    for done, group in enumerate(plan, 1):
         started = time.process_time()
         measured, report = parts.measured(case, eps, group, folder / f"{eps:.4f} {group.name}")
         for name, row in measured.items():
@@ -43,11 +45,17 @@ def at(case: parts.Case, eps: float, folder: Path) -> dict[str, Any]:
         said = [line for line in report.verdicts if not line.startswith("Not repeatable")]
         settings[group.name] = {"attacks": report.about["attacks"], "warnings": said, "defences": report.about["defences"]}
         print(f"{eps:.4f} {group.name}: {time.process_time() - started:.0f} s", flush=True)
-    last = report.about
-    order = [parts.BARE, *(name for name in cells if name != parts.BARE)]
-    cells = parts.with_worst(case, {name: cells[name] for name in order})
-    about = {key: last[key] for key in ("model", "task", "seed", "versions", "python", "intervals", "images")}
-    return {"about": about, "groups": settings, "rows": parts.rows(case, cells), "verdicts": parts.verdicts(case, cells)}
+        if parts.BARE not in cells:
+            continue
+        order = [parts.BARE, *(name for name in cells if name != parts.BARE)]
+        full = parts.with_worst(case, {name: cells[name] for name in order})
+        about = {key: report.about[key] for key in ("model", "task", "seed", "versions", "python", "intervals", "images")}
+        told = {
+            "rows": parts.rows(case, full),
+            "verdicts": parts.verdicts(case, full),
+            "missing": [g.name for g in plan[done:]],
+        }
+        yield {"about": about, "groups": settings, **told}
 
 
 def main() -> None:
@@ -71,8 +79,9 @@ def main() -> None:
         "sizes": {},
     }
     for eps in case.eps[: options.sizes]:
-        content["sizes"][f"{eps:.4f}"] = at(case, eps, folder)
-        harness.write(f"purification_{options.set}", content)
+        for found in at(case, eps, folder):
+            content["sizes"][f"{eps:.4f}"] = found
+            harness.write(f"purification_{options.set}", content)
     for line in content["sizes"][f"{case.eps[0]:.4f}"]["verdicts"]:
         print(line)
 

@@ -193,4 +193,19 @@ def verdicts(case: Case, cells: Cells) -> list[str]:
         for name in cells
         if name not in (*filters, BARE)
     ]
-    return said
+    return said + _guidance(case, cells)
+
+
+def _guidance(case: Case, cells: Cells) -> list[str]:
+    """Each guidance against the chain without one, and AGDM against its network alone, with known noise."""
+    metric, known = case.task.metrics()[0], "noise known"
+
+    def said(name: str, other: str, column: str) -> list[str]:
+        if known not in cells.get(name, {}) or column not in cells.get(other, {}):
+            return []
+        tables = cells[name][known][metric.name], cells[other][column][metric.name]
+        return [compare(metric, *tables, f"Noise known, {name} against {other}")]
+
+    guided = [name for name in cells if name == "GDMP" or name.startswith("AGDM")]
+    against = [line for name in guided for line in said(name, "DDPM", known)]
+    return against + [line for name in case.alone for line in said("AGDM", name, "adaptive")]

@@ -59,7 +59,8 @@ def purification_verdicts(name: str) -> str:
         return PENDING
     first = next(iter(sizes.values()))
     warnings = [line for group in first["groups"].values() for line in group["warnings"]]
-    return "\n".join(f"- {line}" for line in [*first["verdicts"], *dict.fromkeys(warnings)])
+    missing = [f"Unfinished: not measured yet: {', '.join(first['missing'])}."] if first["missing"] else []
+    return "\n".join(f"- {line}" for line in [*missing, *first["verdicts"], *dict.fromkeys(warnings)])
 
 
 def mnist_levels() -> str:

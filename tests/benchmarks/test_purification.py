@@ -59,7 +59,8 @@ def case(parts):
 
 def test_the_table_says_what_is_known_of_the_toy(parts, tmp_path: Path) -> None:
     rows, script, _ = parts
-    made = script.at(case(rows), 0.1, tmp_path)
+    *_, made = script.at(case(rows), 0.1, tmp_path)
+    assert made["missing"] == []
     cell = {(row["defence"], row["column"]): row["values"]["accuracy"] for row in made["rows"]}
     assert cell["no defence", "no attack"] == cell["another model", "no attack"] == 1.0
     assert cell["no defence", "adaptive"] == cell["another model", "adaptive"] == 0.5  # levels within 0.1 of 0.5 flip
@@ -76,7 +77,7 @@ def test_the_table_says_what_is_known_of_the_toy(parts, tmp_path: Path) -> None:
 
 def test_other_sizes_have_few_rows_and_the_attacker_who_sees_what_is_scored(parts, tmp_path: Path) -> None:
     rows, script, _ = parts
-    made = script.at(case(rows), 0.01, tmp_path)
+    *_, made = script.at(case(rows), 0.01, tmp_path)
     assert {(row["defence"], row["column"]) for row in made["rows"] if row["column"] not in ("no attack", "worst")} == {
         ("no defence", "adaptive"),
         ("another model", "adaptive"),
@@ -88,13 +89,14 @@ def test_other_sizes_have_few_rows_and_the_attacker_who_sees_what_is_scored(part
 
 def test_what_is_done_is_not_done_again(parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, script, _ = parts
-    first = script.at(case(rows), 0.01, tmp_path)
+    first = list(script.at(case(rows), 0.01, tmp_path))
+    assert first[0]["missing"]
 
     def refuse(*_: object) -> Tensor:
         raise AssertionError("attacked again")
 
     monkeypatch.setattr(rr.attacks.PGD, "run", refuse)
-    assert script.at(case(rows), 0.01, tmp_path) == first
+    assert list(script.at(case(rows), 0.01, tmp_path)) == first
 
 
 def test_agdm_has_a_row_where_there_is_a_network_and_keeps_the_others_as_they_were(parts) -> None:
