@@ -10,7 +10,7 @@ PURIFIER_COLUMNS = {
     "no attack": "no attack", "oblivious": "oblivious", "bpda": "BPDA", "surrogate": "surrogate", "adaptive": "adaptive, EOT",
     "noise known": "noise known", "worst": "worst case",
 }  # fmt: skip
-PENDING = "Not measured yet."
+PENDING, GUIDANCE = "Not measured yet.", "Noise known"
 
 
 def _sizes(name: str) -> dict[str, Any]:
@@ -54,13 +54,20 @@ def purification_sizes(name: str) -> str:
 
 
 def purification_verdicts(name: str) -> str:
-    """What the comparisons say in words, and what the reports warn of."""
+    """What the comparisons of worst cases say in words, and what the reports warn of."""
     if not (sizes := _sizes(name)):
         return PENDING
     first = next(iter(sizes.values()))
     warnings = [line for group in first["groups"].values() for line in group["warnings"]]
-    missing = [f"Unfinished: not measured yet: {', '.join(first['missing'])}."] if first["missing"] else []
-    return "\n".join(f"- {line}" for line in [*missing, *first["verdicts"], *dict.fromkeys(warnings)])
+    missing = [f"Unfinished, not measured yet: {', '.join(first['missing'])}."] if first["missing"] else []
+    worst = [line for line in first["verdicts"] if not line.startswith(GUIDANCE)]
+    return "\n".join(f"- {line}" for line in [*missing, *worst, *dict.fromkeys(warnings)])
+
+
+def purification_guidance(name: str) -> str:
+    """What guidance changes for the attacker who knows the noise, in words."""
+    said = [line for found in list(_sizes(name).values())[:1] for line in found["verdicts"] if line.startswith(GUIDANCE)]
+    return "\n".join(f"- {line}" for line in said) or PENDING
 
 
 def mnist_levels() -> str:
@@ -78,4 +85,5 @@ TABLES = {
     **{f"purification_{name}": partial(purification, name) for name in SETS},
     **{f"purification_{name} sizes": partial(purification_sizes, name) for name in SETS},
     **{f"purification_{name} verdicts": partial(purification_verdicts, name) for name in SETS},
+    **{f"purification_{name} guidance": partial(purification_guidance, name) for name in SETS},
 }
