@@ -1,6 +1,9 @@
 """Trainings from the command line: every example configuration runs at toy size, wrong ones are named."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,20 @@ def test_every_example_configuration_runs_and_is_taken_up_again(config: Path, da
     before = (out / "trained.safetensors").read_bytes()
     assert run(*words).exit_code == 0
     assert (out / "trained.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_but_for_batch_statistics(data: Path, tmp_path: Path) -> None:
+    config = next(one for one in CONFIGS if one.stem == "pearl_camvid")
+    words = [str(w) for w in ("train", "--config", config, *_toy(config, data, tmp_path / "out"), "--set", "plan.batch=4")]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    one, two = (str(tmp_path / name) for name in ("one", "two"))
+    assert run(*words, "--out", one).exit_code == 0
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*start, "-m", "robustrestore.cli", *words, "--out", two], env=env, check=True, timeout=500)
+    found = [load_file(Path(folder) / "trained.safetensors") for folder in (one, two)]
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=1e-3, rtol=1e-2)
 
 
 def test_there_are_configurations_and_each_says_how_it_is_run() -> None:

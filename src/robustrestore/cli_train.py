@@ -1,5 +1,6 @@
 """The verbs of training: `train` runs a configuration, `finetune` writes one from options."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +67,8 @@ def _run(tree: dict[str, Any], recipe: str | None, out: Path | None, trackers: l
     ready = training_config.configured(tree, recipe)
     folder = out or Path(tree.get("out", f"runs/{ready.recipe.name}"))
     history = ready.run(folder, trackers)
+    if int(os.environ.get("RANK", 0)):  # one of several processes tells
+        return
     console.print(str(history), markup=False, highlight=False)
     console.print(
         f"Wrote {folder / 'trained.safetensors'}, {folder / 'pipeline'} and {folder / 'history.svg'}", highlight=False
