@@ -64,6 +64,13 @@ def purification_verdicts(name: str) -> str:
     return "\n".join(f"- {line}" for line in [*missing, *worst, *dict.fromkeys(warnings)])
 
 
+def purification_sizes_verdicts(name: str) -> str:
+    """What the comparisons with the best filter say at the other sizes, in words."""
+    found = [(eps, line) for eps, one in list(_sizes(name).items())[1:] for line in one["verdicts"] if "best filter" in line]
+    order = sorted(found, key=lambda pair: float(pair[0]))
+    return "\n".join(f"- Linf {_of_255(eps)}. {line}" for eps, line in order) or PENDING
+
+
 def purification_guidance(name: str) -> str:
     """What guidance changes for the attacker who knows the noise, in words."""
     said = [line for found in list(_sizes(name).values())[:1] for line in found["verdicts"] if line.startswith(GUIDANCE)]
@@ -85,5 +92,6 @@ TABLES = {
     **{f"purification_{name}": partial(purification, name) for name in SETS},
     **{f"purification_{name} sizes": partial(purification_sizes, name) for name in SETS},
     **{f"purification_{name} verdicts": partial(purification_verdicts, name) for name in SETS},
+    **{f"purification_{name} sizes verdicts": partial(purification_sizes_verdicts, name) for name in SETS},
     **{f"purification_{name} guidance": partial(purification_guidance, name) for name in SETS},
 }
