@@ -84,3 +84,9 @@ def test_what_has_no_places_is_refused() -> None:
             Stream(data, 2, 0)
     with pytest.raises(ValueError, match="empty"):
         Stream([], 2, 0)
+
+
+def test_a_long_training_begins_at_once() -> None:
+    """The order of 10^12 steps is never written down."""
+    (batch,) = next(iter(Stream(_numbers(), 2, 0).portions(10**11, 10**12)))
+    assert len(batch.images) == 2

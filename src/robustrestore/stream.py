@@ -70,11 +70,14 @@ class Stream:
 
     def portions(self, start: int, stop: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> Iterator[list[Batch]]:
         """For each step the portions of this process, one after the other: every `world`-th image, in `accumulate` parts."""
-        keys = [_split(self._keys(step)[rank::world], accumulate) for step in range(start, stop)]
-        flat = [part for parts in keys for part in parts]
+
+        def keys() -> Iterator[list[tuple[int, int]]]:  # made as they are needed: a training may have a million steps
+            for step in range(start, stop):
+                yield from _split(self._keys(step)[rank::world], accumulate)
+
         loader = DataLoader(
             _Drawn(self.data),
-            batch_sampler=flat,  # type: ignore[arg-type]
+            batch_sampler=keys(),
             num_workers=self.workers,
             collate_fn=_Collate(self.collate),
             generator=torch.Generator().manual_seed(0),

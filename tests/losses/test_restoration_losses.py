@@ -56,6 +56,7 @@ class Identity(nn.Module):
 
 LOSSES = [
     rr.losses.L1(),
+    rr.losses.Dissimilarity(),
     rr.losses.CleanOutput(),
     rr.losses.Undo(),
     rr.losses.DegradedRegion(0.02),
@@ -67,7 +68,7 @@ LOSSES = [
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_gradients_equal_finite_differences(loss: rr.Loss) -> None:
-    images, target = photos(2, 9, 11).double(), photos(2, 9, 11).double().flip(3)
+    images, target = photos(2, 12, 13).double(), photos(2, 12, 13).double().flip(3)
     model = Smooth()
     goal = loss(model, images, TASK.untargeted(target))
     outputs = model(images) + 0.03 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -81,11 +82,11 @@ def test_gradients_equal_finite_differences(loss: rr.Loss) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_class_tasks_are_refused_and_a_part_of_the_batch_has_the_same_values(loss: rr.Loss) -> None:
-    images, target = photos(3, 9, 11).double(), photos(3, 9, 11).double().flip(3)
+    images, target = photos(3, 12, 13).double(), photos(3, 12, 13).double().flip(3)
     labels = torch.zeros(3, dtype=torch.long)
     with pytest.raises(TypeError, match="expected a task whose answers are images, got one with classes"):
         loss(lambda x: x.flatten(1)[:, :4], images, rr.tasks.Classification().untargeted(labels))
-    goal, outputs = loss(Smooth(), images, TASK.untargeted(target)), photos(3, 9, 11).double().sqrt()
+    goal, outputs = loss(Smooth(), images, TASK.untargeted(target)), photos(3, 12, 13).double().sqrt()
     index = torch.tensor([2, 0])
     torch.testing.assert_close(goal.at(index).gain(outputs[index]), goal.gain(outputs)[index])
     torch.testing.assert_close(goal.mirrored().gain(outputs), -goal.gain(outputs))
@@ -100,7 +101,9 @@ def test_closed_values() -> None:
     torch.testing.assert_close(rr.losses.Undo()(model, images, goal).gain(outputs), torch.full((2,), -0.01))
 
 
-@pytest.mark.parametrize("loss", [rr.losses.L1(), rr.losses.DegradedRegion(), rr.losses.Perceptual(Maps())], ids=repr)
+@pytest.mark.parametrize(
+    "loss", [rr.losses.L1(), rr.losses.Dissimilarity(), rr.losses.DegradedRegion(), rr.losses.Perceptual(Maps())], ids=repr
+)
 def test_a_targeted_goal_is_approached(loss: rr.Loss) -> None:
     images, wanted, model = photos(2), photos(2).flip(2), Derain()
     goal = TASK.targeted(wanted)
