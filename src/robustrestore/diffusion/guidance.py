@@ -86,7 +86,7 @@ class GradientGuidance(Guidance):
     def slope(self, seen: Tensor, at: Tensor, given: Tensor, sigma: Tensor, graph: bool) -> Tensor:
         """The gradient of the likelihood of `seen` in the image `at` that `seen` was made from."""
         with differentiating(graph):
-            about, levels = (given, sigma) if graph else (given.detach().clone(), sigma.clone())
+            about, levels = (given, sigma) if graph else (_recorded(given).detach(), _recorded(sigma))
             value = self.likelihood(seen, about, levels)
             if value.shape != (len(seen),):
                 raise ValueError(f"{type(self).__name__}: expected one likelihood an image, got shape {list(value.shape)}")
@@ -100,7 +100,7 @@ class GradientGuidance(Guidance):
     @final
     def pulled(self, estimate: Tensor, slope: Tensor, sigma: Tensor) -> Tensor:
         """The estimate moved along a gradient."""
-        moved = per_image(sigma.square(), slope) * (self.strength * slope.to(sigma.dtype))
+        moved = per_image(self.strength * sigma.square(), slope) * slope.to(sigma.dtype)
         return estimate + moved.clamp(-FARTHEST, FARTHEST).to(estimate.dtype)
 
 
@@ -172,6 +172,11 @@ def twice_differentiated() -> bool:
 
 
 def leaf(images: Tensor) -> Tensor:
-    """A copy that gradients are taken in, also of images made under inference_mode."""
+    """The values as what gradients are taken in, also of images made under inference_mode."""
     with torch.inference_mode(False):
-        return images.detach().clone().requires_grad_()
+        return _recorded(images).detach().requires_grad_()
+
+
+def _recorded(values: Tensor) -> Tensor:
+    """Themselves, or a copy where they were made under inference_mode, which keeps no graph."""
+    return values.clone() if values.is_inference() else values

@@ -1,6 +1,7 @@
 """VPSDE, VPODE: the reverse of the variance-preserving process as DiffPure integrates it (Nie et al., 2022)."""
 
 import math
+from functools import cache
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ class VPSDE(Sampler, name="vp_sde"):
 
     def levels(self, sigma: float, steps: int) -> list[float]:
         """Those of the grid."""
-        return (TimestepGrid() if self.grid is None else self.grid).levels(sigma, steps)
+        return (_usual() if self.grid is None else self.grid).levels(sigma, steps)
 
     def spread(self, now: float, then: float) -> float:
         """sqrt(beta / a_then) / 2; none in the last step."""
@@ -56,6 +57,11 @@ class VPODE(Sampler, name="vp_ode"):
         return _drifted(noisy, clean, now, then, 0.5)
 
 
+@cache
+def _usual() -> Grid:
+    return TimestepGrid()
+
+
 def _beta(now: float, then: float) -> float:
     """1 - a_now / a_then."""
     return 4 * (now**2 - then**2) / (1 + 4 * now**2)
@@ -65,4 +71,5 @@ def _drifted(noisy: Tensor, clean: Tensor, now: float, then: float, share: float
     """An Euler step without noise, `share` of the score: in sigma units beta / (1 - a_now) is 1 - (then / now)^2."""
     beta = _beta(now, then)
     kept, pull = math.sqrt(1 - beta), share * (1 - (then / now) ** 2)
-    return 0.5 + kept * ((1 + beta / 2) * (noisy - 0.5) - pull * (noisy - clean))
+    own, towards = kept * (1 + beta / 2 - pull), kept * pull  # 0.5 + kept ((1 + beta / 2) (noisy - 0.5) - pull (noisy - clean))
+    return own * noisy + towards * clean + 0.5 * (1 - own - towards)

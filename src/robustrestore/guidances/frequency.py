@@ -34,16 +34,22 @@ class FrequencyGuidance(Guidance, name="frequency"):
         reference = given if self.reference is None else self.reference.run(given, sigma)
         height, width = estimate.shape[-2:]
         own, other = (torch.fft.rfft2(wide(images)) for images in (estimate, reference))
-        across = torch.fft.rfftfreq(width, 1 / width, device=estimate.device)
-        down = torch.fft.fftfreq(height, 1 / height, device=estimate.device)
-        radius = torch.hypot(down[:, None], across)
-        wanted, towards = _polar(other, 1)
-        length, direction = _polar(own, towards)
-        length = torch.where(radius <= self.amplitude, wanted, length)
-        direction = torch.where(radius <= self.phase, towards * self._turn(direction, towards), direction)
-        changed = torch.where(radius <= max(self.amplitude, self.phase), length * direction, own)
+        changed = torch.cat(self._exchanged(own, other, height, width), dim=-1)
         out: Tensor = torch.fft.irfft2(changed, s=(height, width)).to(estimate.dtype)
         return out
+
+    def _exchanged(self, own: Tensor, other: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """The columns of the spectrum that low frequencies are in, changed, and the others as they are."""
+        highest = max(self.amplitude, self.phase)
+        low = min(math.floor(highest) + 1, own.shape[-1])
+        across = torch.fft.rfftfreq(width, 1 / width, device=own.device)[:low]
+        down = torch.fft.fftfreq(height, 1 / height, device=own.device)
+        radius = torch.hypot(down[:, None], across)
+        wanted, towards = _polar(other[..., :low], 1)
+        length, direction = _polar(own[..., :low], towards)
+        length = torch.where(radius <= self.amplitude, wanted, length)
+        direction = torch.where(radius <= self.phase, towards * self._turn(direction, towards), direction)
+        return torch.where(radius <= highest, length * direction, own[..., :low]), own[..., low:]
 
     def _turn(self, direction: Tensor, towards: Tensor) -> Tensor:
         """The turn from `towards` to `direction`, at most `delta`."""

@@ -65,7 +65,7 @@ def _diffused(given: Tensor, sigma: Tensor, seed: int | None) -> Tensor:
     else:
         keys = [round(level / STEP) for level in sigma.tolist()]
         drawn = {key: _drawn(given, seed, key) for key in keys}
-        noise = torch.stack([drawn[key] for key in keys])
+        noise = drawn[keys[0]].expand_as(given) if len(drawn) == 1 else torch.stack([drawn[key] for key in keys])
     return (wide(given) + per_image(sigma, given) * noise).to(given.dtype)
 
 
