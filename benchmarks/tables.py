@@ -248,9 +248,29 @@ def anls() -> str:
         for _, _, row in found:
             one = row["rules"][rule]
             chosen = f" (t {', '.join(str(t) for t in one['timesteps'])})" if "timesteps" in one else ""
-            cells.append(f"{one['value']:.3f}{chosen}" if rule == "label oracle" else f"-{max(0, one['gap']):.1f}{chosen}")
+            cells.append(f"{one['value']:.3f}{chosen}" if rule == "label oracle" else f"{max(0, one['gap']):.1f}{chosen}")
         body.append([rule, *cells])
     return _lines(["points behind the label oracle", *head], body)
+
+
+def anls_far() -> str:
+    """Cells down: how much of the distance remains at the chosen level, and how far that level is behind."""
+    body = []
+    for case, sizes in _load("anls")["cells"].items():
+        for size, row in sizes.items():
+            cells = []
+            for rule, shares in row["distance that remains"].items():
+                cells += [", ".join(f"{100 * v:.0f} %" for v in shares), f"{max(0, row['rules'][rule]['gap']):.1f}"]
+            body.append([f"{case}, {size}/255", *cells])
+    return _lines(["", "train: remains", "points behind", "held-out: remains", "points behind"], body)
+
+
+def anls_clean() -> str:
+    """Rules down, cells across: what the chosen level leaves of the value without attack."""
+    found = [(case, size, row) for case, sizes in _load("anls")["cells"].items() for size, row in sizes.items()]
+    names = ("no defence", "ANLS, train images", "ANLS, held-out images", "answers before the attack", "label oracle")
+    body = [[name, *(f"{row['rules'][name]['clean']:.3f}" for _, _, row in found)] for name in names]
+    return _lines(["without attack, at the level chosen for", *(f"{case}, {size}/255" for case, size, _ in found)], body)
 
 
 def anls_cost() -> str:
@@ -278,6 +298,8 @@ TABLES = {
     "aerial chain": aerial_chain,
     "anls": anls,
     "anls cost": anls_cost,
+    "anls far": anls_far,
+    "anls clean": anls_clean,
     "attack_speed": attack_speed,
     "attack_peers": attack_peers,
     "attack_dropping": attack_dropping,

@@ -251,6 +251,16 @@ def test_a_search_flags_the_second_valley_that_it_meets(monkeypatch: pytest.Monk
     assert missed.chosen == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("shift", "far"), [(0.0, False), (0.02, False), (0.1, True)])
+def test_a_gap_that_no_level_closes_is_flagged(features: Features, shift: float, far: bool) -> None:
+    """The attack alone brings the features 8 (sqrt(2) - 1)^2 STD^2 away, and a level takes it back; a shift stays."""
+    clean = features.statistics((_drawn(4000, 1) + shift).clamp(0, 1))
+    found = select_noise_level(_purifier(), features, _drawn(2000, 2, 0.1), clean, LEVELS)
+    assert any(w.startswith("far: ") for w in found.warnings) == far
+    above = select_noise_level(_purifier(), features, _drawn(2000, 2, 0.1), clean, LEVELS[1:])
+    assert not any(w.startswith("far: ") for w in above.warnings)  # nothing to compare with
+
+
 def test_level_zero_chosen_is_flagged(features: Features, reference: Gaussian) -> None:
     found = select_noise_level(_purifier(), features, _drawn(2000, 2), reference, LEVELS[:4])
     assert found.chosen == 0

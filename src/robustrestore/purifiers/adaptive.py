@@ -16,7 +16,8 @@ class Adaptive(Purifier, name="adaptive"):
     Beside ANLS (Yu et al., 2024), which chooses one level for a whole set. Score of a purified image: |d / D - 1|, where d is
     the squared Mahalanobis distance of its features [D] of `module` of `model` to clean ones, of mean D where they are
     Gaussian. (The plain distance falls the more is smoothed away.) No labels; `of` takes the clean statistics in. Costs
-    all stages and as many calls of `model` for every image.
+    all stages and as many calls of `model` for every image, and on no network that we measured was it better than one level
+    chosen by `Answers` (docs/purification.md).
 
     `temperature` 0 takes the best stage: gradients are exact almost everywhere, and blind to a change of choice. Above 0 it
     blends the stages' images by softmin of score / temperature, differentiable throughout: hand that to an attacker, as
