@@ -27,6 +27,7 @@ FLOORS = [
         "pipeline",
         "adapt",
         "feature",
+        "answers",
         "calibrate",
         "optimise",
         "certify",

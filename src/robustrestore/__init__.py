@@ -21,6 +21,7 @@ from . import tasks as tasks
 from .adapt import Adapted as Adapted
 from .adversarial_set import AdversarialSet as AdversarialSet
 from .adversarial_set import craft as craft
+from .answers import Answers as Answers
 from .attack import Attack as Attack
 from .component import Component as Component
 from .counting import Counted as Counted
