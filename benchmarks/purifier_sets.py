@@ -22,6 +22,7 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
     frames = len(dataset) if full else 8
     picks = [k * len(dataset) // frames for k in range(frames)]
     default = Diffusion.default()
+    robust = None if auxiliary is None else _same(rr.assets.street_segmenter(), auxiliary)
     return Case(
         model=rr.assets.street_segmenter(),
         batches=[tuple(t[None] for t in dataset[k]) for k in picks],
@@ -31,7 +32,8 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
         **_effort(full, attack_steps=10, samples=2),
         thorough=Case.thorough if full else ("one-step", "DDPM"),
         known=Case.known if full else ("one-step", "DDPM", "AGDM"),
-        auxiliary=None if auxiliary is None else _same(rr.assets.street_segmenter(), auxiliary),
+        auxiliary=robust,
+        alone={} if robust is None else {"adversarial training, no purifier": robust},
         agdm=0.01,
         checkpointed=full,
         about={"frames": picks, "size": list(rr.assets.STREET_SIZE)},
