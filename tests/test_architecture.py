@@ -31,6 +31,7 @@ FLOORS = [
         "calibrate",
         "optimise",
         "certify",
+        "oracle",
         "recipe",
         "plan",
         "history",
@@ -71,6 +72,8 @@ FLOORS = [
         "cli",
         "cli_train",
         "cli_certify",
+        "cli_distill",
+        "privacy",
     },
 ]
 

@@ -13,7 +13,9 @@ from . import images as images
 from . import integrations as integrations
 from . import losses as losses
 from . import metrics as metrics
+from . import oracle as oracle
 from . import plan as plan
+from . import privacy as privacy
 from . import purifiers as purifiers
 from . import recipes as recipes
 from . import restorers as restorers

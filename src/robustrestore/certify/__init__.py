@@ -28,5 +28,7 @@ from .restorer import IntervalCertificate as IntervalCertificate
 from .restorer import SmoothedRestorer as SmoothedRestorer
 from .segmenter import SegmentationCertificate as SegmentationCertificate
 from .segmenter import SmoothedSegmenter as SmoothedSegmenter
+from .select import NoiseChoice as NoiseChoice
+from .select import select_noise as select_noise
 from .splitting import DSSN as DSSN
 from .splitting import SSN as SSN

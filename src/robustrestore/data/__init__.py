@@ -13,4 +13,9 @@ from robustrestore.data.image_file import save_image as save_image
 from robustrestore.data.image_folder import ImageFolder as ImageFolder
 from robustrestore.data.image_folder import PairFolder as PairFolder
 from robustrestore.data.paired_folder import PairedFolder as PairedFolder
+from robustrestore.data.queries import Answered as Answered
+from robustrestore.data.queries import Mixed as Mixed
+from robustrestore.data.queries import Noisy as Noisy
+from robustrestore.data.queries import Unlabelled as Unlabelled
+from robustrestore.data.queries import overlap as overlap
 from robustrestore.data.scenes import Scenes as Scenes

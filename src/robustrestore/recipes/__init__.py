@@ -1,6 +1,7 @@
 """The shelf of recipes: how defences and models are trained, one paper a file."""
 
 from .at import AdversarialTraining as AdversarialTraining
+from .distill import Distill as Distill
 from .distill_purifier import DistillPurifier as DistillPurifier
 from .goals import CleanGoal as CleanGoal
 from .goals import Goal as Goal
