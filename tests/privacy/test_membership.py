@@ -137,9 +137,8 @@ def test_the_noise_distance_is_the_probability_of_the_label_under_noise() -> Non
     pool = privacy.Pool(images, labels, torch.ones(40, dtype=torch.bool))
     attack = privacy.NoiseDistance(rr.certify.Gaussian(0.3), draws=400)
     found = attack.score(pool, line(images), privacy.attacks.asking(line))
-    exact = torch.from_numpy(
-        norm.cdf(line.score(images).detach().double().numpy() / (0.3 * float(line.weight.detach().norm())))
-    )
+    spread = 0.3 * float(line.weight.detach().norm())
+    exact = torch.from_numpy(norm.cdf(line.score(images).detach().double().numpy() / spread))
     right = line(images).argmax(1) == 0
     assert torch.allclose(found[right], exact[right], atol=0.1)
     assert bool((found[~right] == -1 / 400).all())
@@ -151,15 +150,18 @@ def test_scores_by_hand() -> None:
     ask = privacy.attacks.asking(lambda x: x)
     logits = p.log() + 3.0
     own, rest = torch.tensor([0.7, 0.25]).double(), [[0.2, 0.1], [0.25, 0.5]]
-    assert torch.allclose(privacy.Confidence().score(pool, logits, ask), own.log())
-    assert torch.allclose(privacy.Entropy().score(pool, logits, ask), (p * p.log()).sum(1))
+    assert torch.allclose(privacy.Confidence().score(pool, logits, ask), (own / (1 - own)).log())
+    assert torch.allclose(privacy.Entropy().score(pool, logits, ask), -(-p * p.log()).sum(1).log())
     expected = [
-        (1 - o) * math.log(o) + sum(q * math.log(1 - q) for q in other) for o, other in zip(own.tolist(), rest, strict=True)
+        -math.log(-(1 - o) * math.log(o) - sum(q * math.log(1 - q) for q in other))
+        for o, other in zip(own.tolist(), rest, strict=True)
     ]
     assert privacy.ModifiedEntropy().score(pool, logits, ask).tolist() == pytest.approx(expected)
-    assert privacy.lira.phi(logits, pool.labels).tolist() == pytest.approx([math.log(0.7 / 0.3), math.log(1 / 3)])
+    assert privacy.attacks.log_odds(logits, pool.labels).tolist() == pytest.approx([math.log(0.7 / 0.3), math.log(1 / 3)])
     sure = torch.tensor([[60.0, 0.0, -1.0]])
-    assert float(privacy.lira.phi(sure, torch.tensor([0]))) == pytest.approx(60 - math.log(1 + math.exp(-1)))  # not infinite
+    assert float(privacy.attacks.log_odds(sure, torch.tensor([0]))) == pytest.approx(
+        60 - math.log(1 + math.exp(-1))
+    )  # not infinite
 
 
 def test_lira_is_the_likelihood_ratio_of_two_gaussians() -> None:

@@ -86,17 +86,17 @@ class Confidence(MembershipAttack):
     """The probability of the true label, above a threshold (Yeom et al., 2018: low loss)."""
 
     def score(self, pool: Pool, outputs: Tensor, ask: Ask) -> Tensor:
-        """log p of the label, which does not round to 0."""
-        return log_probabilities(outputs).gather(1, pool.labels[:, None])[:, 0]
+        """As log p / (1 - p), which rises with p and is still told apart where p is close to 1."""
+        return log_odds(outputs, pool.labels)
 
 
 class Entropy(MembershipAttack):
     """The entropy of the probabilities, below a threshold (Salem et al., 2019); knows no label."""
 
     def score(self, pool: Pool, outputs: Tensor, ask: Ask) -> Tensor:
-        """sum p log p."""
+        """-log of the entropy."""
         logs = log_probabilities(outputs)
-        return (logs.exp() * logs).sum(1)
+        return _falling(-(logs.exp() * logs).sum(1))
 
 
 class ModifiedEntropy(MembershipAttack):
@@ -106,11 +106,22 @@ class ModifiedEntropy(MembershipAttack):
     """
 
     def score(self, pool: Pool, outputs: Tensor, ask: Ask) -> Tensor:
-        """Its negative."""
+        """-log of it."""
         logs = log_probabilities(outputs)
         rest = log_rest(logs)
         own = torch.zeros_like(logs, dtype=torch.bool).scatter(1, pool.labels[:, None], True)
-        return torch.where(own, rest.exp() * logs, logs.exp() * rest).sum(1)
+        return _falling(-torch.where(own, rest.exp() * logs, logs.exp() * rest).sum(1))
+
+
+def _falling(values: Tensor) -> Tensor:
+    """-log of values >= 0: a score that falls with them, on a scale that keeps small ones apart."""
+    return -values.clamp(min=1e-300).log()
+
+
+def log_odds(outputs: Tensor, labels: Tensor) -> Tensor:
+    """log p_y - log(1 - p_y) [N], in float64, from the logits so that nothing rounds to 0."""
+    logs, own = log_probabilities(outputs), labels[:, None]
+    return (logs.gather(1, own) - log_rest(logs).gather(1, own))[:, 0]
 
 
 def log_rest(logs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..modes import generator
-from .attacks import Ask, MembershipAttack, Model, Pool, asking, log_probabilities, log_rest
+from .attacks import Ask, MembershipAttack, Model, Pool, asking, log_odds
 
 FEW = 32  # our choice: with fewer shadows on a side one variance serves all images, as the paper advises for few
 
@@ -57,20 +57,13 @@ class LiRA(MembershipAttack):
             raise ValueError(
                 f"shadows: expected bool masks of the {len(pool.labels)} images, members first, got {list(inside.shape[1:])}"
             )
-        phis = torch.stack([phi(asking(shadow.model)(pool.images).cpu(), pool.labels) for shadow in self.shadows])
-        own, counts = phi(outputs, pool.labels), inside.sum(0)
+        phis = torch.stack([log_odds(asking(shadow.model)(pool.images).cpu(), pool.labels) for shadow in self.shadows])
+        own, counts = log_odds(outputs, pool.labels), inside.sum(0)
         outer = _fitted(phis, ~inside)
         if int(counts.max()) == 0:
             return (own - outer[0]) / outer[1]
         inner = _fitted(phis, inside)
         return _log_normal(own, *inner) - _log_normal(own, *outer)
-
-
-def phi(outputs: Tensor, labels: Tensor) -> Tensor:
-    """log p_y - log(1 - p_y) [N], in float64, from the logits so that nothing rounds to 0."""
-    logs = log_probabilities(outputs)
-    own = labels[:, None]
-    return (logs.gather(1, own) - log_rest(logs).gather(1, own))[:, 0]
 
 
 def _fitted(phis: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,7 @@ def _attacks(
 def _row(name: str, attack: MembershipAttack, scores: Tensor, pool: Pool, seed: int) -> Row:
     if scores.shape != pool.labels.shape or not bool(scores.isfinite().all()):
         raise ValueError(f"{attack.name}: expected one finite score for each of {len(pool.labels)} images, from {name!r}")
-    values, inside = scores.numpy(), pool.inside.numpy()
+    values, inside = _tied(scores), pool.inside.numpy()
     members, others = values[inside], values[~inside]
     if attack.threshold is not None:
         accuracy = roc.balanced(members, others, attack.threshold)
@@ -119,6 +119,12 @@ def _row(name: str, attack: MembershipAttack, scores: Tensor, pool: Pool, seed: 
         accuracy = roc.balanced(judge_in, judge_out, roc.best_threshold(fit_in, fit_out))
     rates = {rate: roc.tpr_at(rate, members, others) for rate in RATES}
     return Row(name, attack.name, accuracy, roc.auc(members, others), rates)
+
+
+def _tied(scores: Tensor) -> roc.Scores:
+    """The scores without their last digits: rounding hangs on an image's place in a batch, and members come first."""
+    step = 1e-6 * max(float(scores.abs().max()), 1e-300)
+    return np.asarray((scores / step).round().numpy(), dtype=np.float64) * step
 
 
 def _halves(values: roc.Scores, seed: int) -> tuple[roc.Scores, roc.Scores]:
