@@ -9,12 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from . import cli_certify, cli_train
+from . import cli_certify, cli_distill, cli_train
 from .terminal import chosen_device, clear_errors, console, errors, progress_bar, show, track
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 cli_train.register(app)
 cli_certify.register(app)
+cli_distill.register(app)
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one")]
 
 

@@ -161,7 +161,7 @@ def test_scores_by_hand() -> None:
     sure = torch.tensor([[60.0, 0.0, -1.0]])
     assert float(privacy.attacks.log_odds(sure, torch.tensor([0]))) == pytest.approx(
         60 - math.log(1 + math.exp(-1))
-    )  # not infinite
+    )
 
 
 def test_lira_is_the_likelihood_ratio_of_two_gaussians() -> None:
