@@ -309,6 +309,8 @@ TABLES = {
     "restorer_attacks": lambda: by_size("restorer_attacks", "PSNR"),
     "street": lambda: report("street"),
     "street verdicts": lambda: verdicts("street"),
+    "one_step": lambda: report("one_step"),
+    "one_step verdicts": lambda: verdicts("one_step"),
     "photographs": lambda: report("photographs"),
     "photographs verdicts": lambda: verdicts("photographs"),
     "foreign_model": lambda: report("foreign_model"),
