@@ -19,7 +19,7 @@ from robustrestore.verdict import compare, worst_case
 
 COLUMNS = ("no attack", "oblivious", "bpda", "surrogate", "adaptive", "noise known", "worst")
 FILTERS: Mapping[str, rr.Stage] = {"blur": purifiers.Blur(), "median": purifiers.Median(), "JPEG": purifiers.Jpeg()}
-BARE = "no defence"
+BARE, KNOWN = "no defence", "noise known"
 PURIFIERS = ("one-step", "DDIM", "DDPM", "DiffPure", "GDMP", "AGDM", "ensemble")
 Cells = dict[str, dict[str, dict[str, Statistics]]]  # defence, column, metric
 
@@ -114,8 +114,11 @@ def groups(case: Case, eps: float) -> Iterator[Group]:
     yield Group("filters", FILTERS)
     for guided in (False, True):  # apart, so that AGDM can come later, with its network
         known = {name: stage for name, stage in fixed.items() if name.startswith("AGDM") == guided and name in case.known}
-        if known:
-            yield Group(f"fixed{' AGDM' * guided}", known, views=("adaptive",), column="noise known")
+        first = {name: stage for name, stage in known.items() if guided or name in case.thorough}
+        rest = {name: stage for name, stage in known.items() if name not in first}
+        for what, stages in (("fixed", first), ("fixed, the others", rest)):
+            if stages:
+                yield Group(f"{what}{' AGDM' * guided}", stages, views=("adaptive",), column="noise known")
         alike: dict[tuple[str, ...], dict[str, rr.Stage]] = {}
         for name, stage in fresh.items():
             if name.startswith("AGDM") == guided:
@@ -159,9 +162,15 @@ def measured(case: Case, eps: float, group: Group, folder: Path) -> tuple[Cells,
 
 
 def with_worst(case: Case, cells: Cells) -> Cells:
-    """Each defence with its worst case over all of its columns."""
-    metrics = case.task.metrics()
-    return {name: {**row, "worst": worst_case(metrics, list(row.values()))} for name, row in cells.items()}
+    """Each defence with its worst case over all of its columns: for one that draws, only if it was met with known noise.
+
+    Without that column its worst case would look better than that of a row which has it.
+    """
+    metrics, drawn = case.task.metrics(), set(chains(case, None))
+    return {
+        name: {**row, **({"worst": worst_case(metrics, list(row.values()))} if name not in drawn or KNOWN in row else {})}
+        for name, row in cells.items()
+    }
 
 
 def rows(case: Case, cells: Cells) -> list[dict[str, Any]]:
@@ -183,6 +192,7 @@ def verdicts(case: Case, cells: Cells) -> list[str]:
     def worst(name: str) -> Statistics:
         return cells[name]["worst"][metric.name]
 
+    cells = {name: row for name, row in cells.items() if "worst" in row}
     filters = [name for name in FILTERS if name in cells]
     best = max(filters, key=lambda name: metric.value(worst(name)))
     said = [
@@ -198,7 +208,7 @@ def verdicts(case: Case, cells: Cells) -> list[str]:
 
 def _guidance(case: Case, cells: Cells) -> list[str]:
     """Each guidance against the chain without one, and AGDM against its network alone, with known noise."""
-    metric, known = case.task.metrics()[0], "noise known"
+    metric, known = case.task.metrics()[0], KNOWN
 
     def said(name: str, other: str, column: str) -> list[str]:
         if known not in cells.get(name, {}) or column not in cells.get(other, {}):

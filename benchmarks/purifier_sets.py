@@ -31,7 +31,6 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
         sigma=default.sigma,
         **_effort(full, attack_steps=10, samples=2),
         thorough=Case.thorough if full else ("one-step", "DDPM"),
-        known=Case.known if full else ("one-step", "DDPM", "AGDM"),
         auxiliary=robust,
         alone={} if robust is None else {"adversarial training, no purifier": robust},
         agdm=0.01,
@@ -75,7 +74,6 @@ def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
         sigma=default.sigma,
         **_effort(full, attack_steps=10, samples=2),
         thorough=Case.thorough if full else ("one-step", "DDPM"),
-        known=Case.known if full else ("one-step", "DDPM"),
         checkpointed=full,
         about={"degradation": repr(rain)},
     )

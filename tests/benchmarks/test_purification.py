@@ -69,6 +69,8 @@ def test_the_table_says_what_is_known_of_the_toy(parts, tmp_path: Path) -> None:
     assert ("one-step", "bpda") not in cell
     assert ("DDPM", "surrogate") in cell
     assert ("DDIM", "noise known") not in cell
+    assert ("DDIM", "worst") not in cell  # it would look better than that of rows with known noise
+    assert not any("DDIM" in line for line in made["verdicts"])
     assert {row["count"] for row in made["rows"]} == {8}
     assert "Worst case, one-step against no defence: no difference beyond chance; accuracy 0.500 against 0.500" in "\n".join(
         made["verdicts"]
