@@ -85,7 +85,7 @@ def test_the_budget_is_never_passed_and_holds_over_runs(tmp_path: Path) -> None:
         target = oracle.Queried(source, cache=tmp_path / "answers.db", budget=5)
         with pytest.raises(oracle.OverBudget, match=r"at most 5, got 4 sent and 2 more"):
             target(photos(7))
-        assert target.sent == expected
+        assert (target.sent, target.left) == (expected, 1)
     assert source.shown == 0  # the second run had nothing left to spend
     assert target(photos(7)[:4]).shape == (4, 3)  # what is paid for is still there
 
@@ -159,6 +159,19 @@ def test_label_maps_and_images_are_answers_too() -> None:
     assert torch.equal(maps, model(images).argmax(1))
     assert maps.dtype == torch.int64
     assert torch.allclose(oracle.Queried(Gain(0.5), oracle.Images())(images), images / 2)
+
+
+def test_a_smoothed_target_is_certified_by_queries_and_its_killed_run_goes_on(tmp_path: Path) -> None:
+    """The base model's print does not move with the queries sent, nor with the budget."""
+    shown: list[int] = []
+    model = Linear2(size=6)
+    model.register_forward_hook(lambda module, inputs, outputs: shown.append(len(outputs)))
+    images = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    for budget in (1000, 2000):
+        smoothed = rr.certify.SmoothedClassifier(oracle.Queried(model, budget=budget), rr.certify.Gaussian(0.1))
+        found = smoothed.certify(images, n0=5, n=40, folder=tmp_path)
+        assert sum(shown) == 90
+    assert len({one.model for one in found}) == 1
 
 
 def test_gaps_by_hand() -> None:

@@ -79,12 +79,16 @@ class Queried(nn.Module):
                 raise ValueError(f"{what}: expected a whole number >= 1, got {value!r}")
         self._source: Source = target if isinstance(target, Source) else _Local(target, batch)
         self.tier: Tier = Logits() if tier is None else tier
-        self.budget, self.cache = budget, None if cache is None else Path(cache)
-        about = {"target": self._source.about if name is None else name, "tier": repr(self.tier)}
-        self._ledger = Ledger(self.cache, about)
+        self._budget, self._name = budget, self._source.about if name is None else name
+        self._ledger = Ledger(None if cache is None else Path(cache), {"target": self._name, "tier": repr(self.tier)})
 
     def __repr__(self) -> str:
-        return f"Queried(tier={self.tier!r}, answered={self.answered}, sent={self.sent}, budget={self.budget})"
+        return f"Queried({self._name!r}, {self.tier!r})"  # no counts: results are bound to it
+
+    @property
+    def left(self) -> int | None:
+        """How many images may still be sent; None without a budget."""
+        return None if self._budget is None else max(0, self._budget - self.sent)
 
     @property
     def sent(self) -> int:
@@ -153,5 +157,5 @@ class Queried(nn.Module):
         """The answers to some of the images, portion by portion; each goes to the budget first."""
         for start in range(0, len(places), self._source.batch):
             part = places[start : start + self._source.batch]
-            raw = self._source.ask(images[part], lambda count: self._ledger.send(count, self.budget))
+            raw = self._source.ask(images[part], lambda count: self._ledger.send(count, self._budget))
             yield part, self.tier.read(raw, len(part))
