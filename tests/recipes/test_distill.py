@@ -39,7 +39,7 @@ def learn(recipe: rr.Recipe, images: Tensor, steps: int, lr: float = 0.1) -> dic
             optimiser.zero_grad()
             losses["loss"].backward()
             optimiser.step()
-    return losses
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def distilled(target: oracle.Queried, images: Tensor, steps: int = 150, **more: object) -> Affine:
