@@ -11,7 +11,7 @@ ROOT = Path(robustrestore.__file__).parent
 FLOORS = [
     {"images", "modes", "metrics", "report", "registry", "files", "weights", "networks", "journal", "verdict", "counting"},
     {"component"},
-    {"identity"},
+    {"reach", "identity"},
     {
         "threat",
         "task",

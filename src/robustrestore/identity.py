@@ -1,41 +1,37 @@
 """What something is, as text that differs where it would act otherwise: functions, and modules beyond their weights."""
 
-import functools
 import hashlib
-import re
+import types
 from collections.abc import Callable
-from types import CodeType, ModuleType
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from .component import Component
+from .files import digest
+from .reach import PLAIN, attributes, codes, from_library, inside, is_leaf, tells_itself
 from .weights import fingerprint
 
-_PLAIN = bool | int | float | str | None
+_DEEPEST = 60  # our choice; beyond it a type stands for the value
 
 
 def of_callable(thing: Callable[..., Any]) -> str:
-    """Its name and, for a function, a digest of its code, defaults and what it closes over."""
-    if isinstance(thing, functools.partial):
-        given = [_of_value(v) for v in (*thing.args, *thing.keywords.values())]
-        return f"partial {of_callable(thing.func)} {given} {list(thing.keywords)}"
-    owner = getattr(thing, "__self__", None)
-    code = getattr(thing, "__code__", None)
-    more = _digest(_of_code(code) + "".join(_surroundings(thing))) if code is not None else ""
-    if code is None and not isinstance(thing, type) and not hasattr(thing, "__qualname__"):  # an object that is called
-        return f"{of_callable(type(thing).__call__)} {_of_owner(thing)}"
-    text = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')} {more}".strip()
-    return text if owner is None or isinstance(owner, type | ModuleType) else f"{text} of {_of_owner(owner)}"
+    """Its name and a digest of all that it acts through: code, defaults, closure, globals of its own file, attributes.
+
+    Of a class its name alone.
+    """
+    if isinstance(thing, type):
+        return _name(thing)
+    named = thing if hasattr(thing, "__qualname__") else getattr(thing, "func", None)
+    shown = _name(named if hasattr(named, "__qualname__") else type(thing))
+    return f"{shown} {_digest(_Teller().text(thing))}"
 
 
 def of_attributes(module: nn.Module) -> str:
-    """A digest of the plain attributes (numbers, texts, switches) of a module and all its parts."""
-    found = []
-    for path, part in module.named_modules():
-        plain = {k: v for k, v in vars(part).items() if isinstance(v, _PLAIN) and not k.startswith("_") and k != "training"}
-        found.append((path, type(part).__qualname__, sorted(plain.items())))
-    return _digest(repr(found))
+    """A digest of what a module and all its parts hold beyond weights: numbers, texts, tensors, functions, other objects."""
+    return _digest(_Teller().parts(module))
 
 
 def of_settings(value: Any) -> str:
@@ -45,40 +41,86 @@ def of_settings(value: Any) -> str:
     """
     if isinstance(value, list | tuple):
         return "".join(of_settings(one) for one in value)
-    own = _of_value(value) if isinstance(value, nn.Module) else ""
+    own = _Teller().text(value) if isinstance(value, nn.Module) else ""
     if isinstance(value, Component):
         return own + of_settings([*value.settings().values(), *value.hidden()])
     return own or (of_callable(value) if callable(value) else "")
 
 
+class _Teller:
+    """Texts of values, each value told once; a circle ends where it began."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, str]] = {}
+        self._depth = 0
+
+    def text(self, value: Any) -> str:
+        """What tells a value from others, the same in every process."""
+        if is_leaf(value):
+            return _leaf(value)
+        if id(value) not in self._known:
+            self._known[id(value)] = value, "itself"
+            self._depth += 1
+            found = self._told(value) if self._depth <= _DEEPEST else _name(type(value))
+            self._depth -= 1
+            self._known[id(value)] = value, found if len(found) < 100 else _digest(found)
+        return self._known[id(value)][1]
+
+    def parts(self, module: nn.Module) -> str:
+        """Every part of a module with what it holds beyond its state."""
+        found = []
+        for path, part in module.named_modules():
+            if tells_itself(part):
+                found.append((path, self.text(part)))
+            else:
+                found.append((path, _class(type(part)), *((name, self.text(one)) for name, one in attributes(part))))
+        return repr(found)
+
+    def _told(self, value: Any) -> str:
+        if tells_itself(value):
+            return f"{_name(type(value))} {value.told_apart_by()}"
+        if isinstance(value, nn.Module):
+            return f"{fingerprint(value)} {self.parts(value)}"
+        held = [(name, self.text(one)) for name, one in inside(value) or []]
+        return f"{_head(value)} {sorted(held) if isinstance(value, set | frozenset) else held}"
+
+
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _of_code(code: CodeType) -> str:
-    constants = [c for c in code.co_consts if isinstance(c, _PLAIN)]
-    inner = "".join(_of_code(c) for c in code.co_consts if isinstance(c, CodeType))
-    return repr((code.co_code, code.co_names, constants)) + inner
+def _name(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
 
 
-def _surroundings(function: Any) -> list[str]:
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    cells = [value for value in cells if value is not function]  # one that calls itself
-    values = [
-        *cells,
-        *(getattr(function, "__defaults__", None) or ()),
-        *(getattr(function, "__kwdefaults__", None) or {}).values(),
-    ]
-    return [_of_value(value) for value in values]
+def _head(value: Any) -> str:
+    if isinstance(value, types.FunctionType):
+        return f"{_name(value)} {_of_code(value.__code__)}"
+    return _name(value) if hasattr(value, "__qualname__") else _class(type(value))
 
 
-def _of_owner(owner: Any) -> str:
-    return _of_value(owner if isinstance(owner, nn.Module) else getattr(owner, "__dict__", owner))
+def _class(cls: type) -> str:
+    """Its name; of one that no package versions, the code of its methods too."""
+    own = [base for base in cls.__mro__ if not from_library(base.__module__)]
+    code = [f"{k} {_of_code(v.__code__)}" for base in own for k, v in vars(base).items() if isinstance(v, types.FunctionType)]
+    return f"{_name(cls)} {_digest(' '.join(code))}" if code else _name(cls)
 
 
-def _of_value(value: Any) -> str:
-    if isinstance(value, nn.Module):
-        return f"{value!r} {fingerprint(value)} {of_attributes(value)}"
-    if hasattr(value, "__code__") or isinstance(value, functools.partial):
-        return of_callable(value)
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # another process puts it elsewhere
+def _of_code(code: types.CodeType) -> str:
+    told = [(one.co_code, one.co_names, [c for c in one.co_consts if isinstance(c, PLAIN)]) for one in codes(code)]
+    return _digest(repr(told))
+
+
+def _leaf(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"tensor {digest(value)}"
+    if isinstance(value, np.ndarray):
+        plain = repr(value.tolist()).encode() if value.dtype.hasobject else np.ascontiguousarray(value).tobytes()
+        return f"array {value.dtype} {value.shape} {hashlib.sha256(plain).hexdigest()}"
+    if isinstance(value, type):
+        return _class(value)
+    if isinstance(value, torch.Generator):  # its state moves as it is used
+        return f"generator {value.device} {value.initial_seed()}"
+    if isinstance(value, types.ModuleType):
+        return f"module {value.__name__}"
+    return type(value).__qualname__ if hasattr(value, "acquire") or hasattr(value, "handlers") else repr(value)

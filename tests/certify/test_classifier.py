@@ -224,7 +224,7 @@ def test_dssn_is_exact_for_every_8_bit_neighbour() -> None:
     radius = found.radius["l1"] * 255
     moves = [(a, b) for a in range(-20, 21) for b in range(-20, 21)]
     moved = (torch.tensor([[80 + a, 90 + b] for a, b in moves]) / 255).view(-1, 1, 1, 2)
-    labels = [p.label for p in smoothed.predict(moved)]
+    labels = [p.prediction for p in smoothed.predict(moved)]
     near = [label for (a, b), label in zip(moves, labels, strict=True) if abs(a) + abs(b) < radius - 1e-9]
     assert radius > 3
     assert len(near) > 10
@@ -236,8 +236,8 @@ def test_dssn_is_exact_for_every_8_bit_neighbour() -> None:
 def test_predict_abstains_on_a_tie_and_needs_eleven_draws() -> None:
     line = certify.SmoothedClassifier(Line(), certify.Gaussian(0.01))
     image = images_of(1)
-    assert line.predict(image, n=10, seed=0)[0].label is None
-    assert line.predict(image, n=11, seed=0)[0].label == int(Line()(image).argmax())
+    assert line.predict(image, n=10, seed=0)[0].prediction is None
+    assert line.predict(image, n=11, seed=0)[0].prediction == int(Line()(image).argmax())
 
 
 def test_leaves_no_trace_and_says_what_is_wrong() -> None:

@@ -194,7 +194,7 @@ def test_counts_do_not_depend_on_the_chunk_and_wide_ranks_are_vacuous() -> None:
 def test_12_centre_bounds_the_worst_change_of_a_linear_map() -> None:
     image, model = grey(4), Mix(4)
     smoothed = certify.CentreSmoothing(model, GAUSS)
-    (found,) = smoothed.certify(image, EPS, n_pred=2000, n=4000)
+    (found,) = smoothed.certify(image, EPS, n0=2000, n=4000)
     assert found.centre is not None
     worst = float(torch.linalg.matrix_norm(model.weight.detach(), 2)) / 4  # of the RMSE over 16 values, per unit of eps
     assert all(bound >= eps * worst for eps, bound in found.eps_out.items())
@@ -212,9 +212,9 @@ def test_12_centre_bounds_the_worst_change_of_a_linear_map() -> None:
 def test_12_centre_abstains_where_draws_are_too_few_or_eps_too_large() -> None:
     """The published bounds need 1199 draws to answer at all; the exact ones some 800."""
     smoothed = certify.CentreSmoothing(Mix(4), GAUSS)
-    assert smoothed.predict(grey(4), n_pred=400, seed=0) == [None]
-    assert smoothed.predict(grey(4), n_pred=1198, seed=0)[0] is not None
-    (found,) = smoothed.certify(grey(4), [1.45 * SIGMA, 2.6 * SIGMA], n_pred=2000, n=1000)
+    assert smoothed.predict(grey(4), n0=400, seed=0) == [None]
+    assert smoothed.predict(grey(4), n0=1198, seed=0)[0] is not None
+    (found,) = smoothed.certify(grey(4), [1.45 * SIGMA, 2.6 * SIGMA], n0=2000, n=1000)
     assert found.eps_out[1.45 * SIGMA] is not None
     assert found.eps_out[2.6 * SIGMA] is None
     assert "No promise" in found.statement(2.6 * SIGMA)
@@ -229,8 +229,8 @@ def test_12_centre_is_within_twice_the_smallest_ball_as_often_as_it_says() -> No
 
     smoothed, wrong = certify.CentreSmoothing(model, certify.Gaussian(0.1), candidates=10), 0
     for seed in range(12):
-        (found,) = smoothed.certify(jump + 0.45, [0.05], n_pred=600, n=500, alpha=0.2, seed=seed)
-        (there,) = smoothed.predict(jump + 0.475, n_pred=600, alpha=0.2, seed=100 + seed)
+        (found,) = smoothed.certify(jump + 0.45, [0.05], n0=600, n=500, alpha=0.2, seed=seed)
+        (there,) = smoothed.predict(jump + 0.475, n0=600, alpha=0.2, seed=100 + seed)
         bound = found.eps_out[0.05]
         if there is not None and found.centre is not None and bound is not None:
             wrong += float((there - found.centre).square().mean().sqrt()) > bound

@@ -19,10 +19,17 @@ def _counts(k: ArrayLike, n: int, alpha: float) -> Array:
     return found
 
 
-def check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float, name: str = "alpha") -> None:
     """Raise unless `alpha` is a probability of error inside (0, 1)."""
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha: expected a probability of error in (0, 1), got {alpha}")
+        raise ValueError(f"{name}: expected a probability in (0, 1), got {alpha}")
+
+
+def check_counts(least: int = 1, **counts: int) -> None:
+    """Raise unless each is a whole number, `least` or more."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
 
 
 def lower(k: ArrayLike, n: int, alpha: float) -> Array:
@@ -61,7 +68,10 @@ def fewest(n: int, tau: float, alpha: float) -> int:
 
 def fewest_samples(tau: float, alpha: float) -> int:
     """The least n with which a count of n of n has a p-value of at most `alpha`."""
-    return math.ceil(math.log(alpha) / math.log(tau))
+    check_alpha(alpha)
+    check_alpha(tau, "tau")
+    guess = max(1, math.floor(math.log(alpha) / math.log(tau)) - 1)  # logarithms round
+    return next(n for n in range(guess, guess + 4) if tau**n <= alpha * (1 + 1e-12))
 
 
 def holm(p_values: ArrayLike, alpha: float) -> NDArray[np.bool_]:

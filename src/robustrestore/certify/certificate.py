@@ -9,6 +9,8 @@ from . import bounds
 from .noise import NORMS, Noise, Norm
 from .splitting import gap_as_probability
 
+MAY = "; what is deployed, answering by finitely many draws, may abstain"
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -72,10 +74,13 @@ class Certificate:
             if self.level == 0
             else f"With probability at least 1 - {self.alpha:g} over the sampling of noise"
         )
-        where = "8-bit image" if self.noise.count is not None else "image"
+        if not self.radius[norm] > 0:
+            return f"No promise in {norm}: the radius is 0."
+        stays = "answers" if self.level == 0 else "has most often"
         return (
-            f"{sure}: the smoothed classifier (base {self.model}, {self.noise!r}) answers {self.selected} for every {where} at "
-            f"a distance below {self.radius[norm]:.6g} in {norm}. This says nothing of the base model on its own."
+            f"{sure}: the smoothed classifier (base {self.model}, {self.noise!r}) {stays} {self.selected} for every "
+            f"{self.noise.domain} at a distance below {self.radius[norm]:.6g} in {norm}{'' if self.level == 0 else MAY}. This "
+            "says nothing of the base model on its own."
         )
 
     def row(self) -> dict[str, Any]:

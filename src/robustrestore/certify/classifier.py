@@ -1,5 +1,6 @@
 """SmoothedClassifier: the class that a model gives most often under noise, and how far that can be promised."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..files import digest
-from ..journal import Journal
 from . import bounds
 from .certificate import Certificate
 from .noise import Noise, Norm
-from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, sampling
+from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, kept, sampling
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Looks:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer of a smoothed classifier at one image: a class, or None where it abstains."""
+    """The answer of a smoothed classifier at one image: `prediction`, a class, or None where it abstains."""
 
-    label: int | None
+    prediction: int | None
     counts: tuple[int, ...]
     p_value: float
     alpha: float
@@ -62,17 +62,21 @@ class SmoothedClassifier:
         """One answer an image, each other than the smoothed model's true class with probability at most `alpha`.
 
         A two-sided test of the first two counts against one half (Cohen et al.). A `seed` repeats the draws; keep None where an
-        attacker may know the seed. A finite noise is gone through, and nothing is left to chance.
+        attacker may know the seed; the draws are others than those of `certify` under it. A finite noise is gone through, and
+        nothing is left to chance; the model must be deterministic then. Warns where `n` draws can only abstain.
         """
         check(self.model, self.noise, images)
         bounds.check_alpha(alpha)
+        bounds.check_counts(n=n)
+        if self.noise.count is None and 2.0 ** (1 - n) > alpha:
+            _warn(n, alpha, bounds.fewest_samples(0.5, alpha / 2))
         return [self._predicted(image, n, alpha, seed, number) for number, image in enumerate(images)]
 
     def _predicted(self, image: Tensor, n: int, alpha: float, seed: int | None, number: int) -> Prediction:
         from scipy.stats import binomtest
 
         whole = self.noise.count
-        with sampling(self.model, self.noise, image, self._size, seed, number) as blocks:
+        with sampling(self.model, self.noise, image, self._size, seed, f"predict {number}") as blocks:
             counts = self._counted(blocks, whole or n)
         first, second = counts.topk(2).values.tolist()
         known = tuple(counts.tolist())
@@ -97,16 +101,23 @@ class SmoothedClassifier:
         `n0` draws choose the class, `n` fresh ones bound its probability. For a statement about all of N images at once hand
         over alpha / N. Under a `seed` the draws are the same on one kind of device, whatever the chunk; an attacker who knows
         it could choose images by them, so it is for measurements. `folder`: finished images are kept there, and a killed run
-        goes on. `looks`: stop early. Memory does not grow with `n`.
+        goes on. `looks`: stop early. Memory does not grow with `n`. Under a finite noise all draws are gone through, and the
+        model must be deterministic: ValueError otherwise. Warns where `n` draws can only abstain.
         """
         check(self.model, self.noise, images)
         bounds.check_alpha(alpha)
-        if n0 < 1 or n < 1 or (looks is not None and looks.at[-1] != n):
-            raise ValueError(f"n0, n: expected at least one draw each, and looks that end at n, got {n0}, {n}, {looks}")
-        base = fingerprint(self.model)
+        bounds.check_counts(n0=n0, n=n)
+        if looks is not None and (looks.at[-1] != n or self.noise.count is not None):
+            raise ValueError(
+                f"looks: expected ones that end at n = {n}, of a noise drawn at random, got {looks}, {self.noise!r}"
+            )
+        level = alpha / (1 if looks is None else len(looks.at))
         if self.noise.count is not None:
             n0 = n = self.noise.count
-        journal = None if folder is None else Journal(Path(folder), self._about(base, n0, n, alpha, seed, looks))
+        elif float(bounds.lower(n, n, level)) <= 0.5:
+            _warn(n, level, bounds.fewest_samples(0.5, level * (1 - 1e-9)))
+        base = fingerprint(self.model)
+        journal = kept(folder, self.model, self._about(base, n0, n, alpha, seed, looks))
         found = []
         for number, image in enumerate(images):
             done = None if journal is None else journal.read(number, digest(image))
@@ -135,7 +146,7 @@ class SmoothedClassifier:
     ) -> dict[str, Tensor]:
         """The counts of both phases: all that is random."""
         n0, n, alpha = wanted
-        with sampling(self.model, self.noise, image, self._size, seed, number) as blocks:
+        with sampling(self.model, self.noise, image, self._size, seed, str(number)) as blocks:
             counts = chosen = self._counted(blocks, n0)
             if self.noise.count is None:
                 counts = self._looked(blocks, int(chosen.argmax()), n, alpha, image.numel(), looks)
@@ -165,10 +176,10 @@ class SmoothedClassifier:
             labels = outputs.argmax(1)
             one = torch.zeros(outputs.shape[1], dtype=torch.int64, device=labels.device)
             one.scatter_add_(0, labels, torch.ones_like(labels))  # unlike bincount it waits for no device
-            bad = ~outputs.isfinite().all()
+            bad = ~outputs.amax(1).isfinite().all()  # -inf masks a class and does no harm
             counts, broken = (one, bad) if counts is None or broken is None else (counts + one, broken | bad)
         if counts is None or bool(broken):
-            raise ValueError("model: expected finite class scores under noise, got NaN or infinity")
+            raise ValueError("model: expected class scores below infinity under noise, got NaN or infinity")
         return counts
 
     def _certificate(
@@ -179,3 +190,11 @@ class SmoothedClassifier:
         known = {label: count for label, count in enumerate(counts) if count}
         selected = int(done["chosen"].argmax())
         return Certificate(selected, known, n0, sum(counts), level, alpha, self.noise, shape, base)
+
+
+def _warn(n: int, alpha: float, needed: int) -> None:
+    warnings.warn(
+        f"n = {n}: at alpha {alpha:g} even {n} answers of one class are too few to say anything, so it always abstains: draw "
+        f"{needed} or more",
+        stacklevel=3,
+    )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .noise import Array, Noise, Norm, Symmetric
-from .splitting import check_grid
+from .splitting import GREY, check_grid
 
 BITS = 62  # of each draw; one of them is the sign
 
@@ -18,7 +18,8 @@ class Gridded(Noise, name="gridded"):
     image + noise in floating point can tell where it came from, and real arithmetic cannot; a network can use that, and then
     the certificate is wrong. Here whole numbers k are drawn by exact thresholds and added to the image's own, so that the model
     sees a function of the exact sum rounded, and the radius of `noise` holds. What is left of rounding, the thresholds' own
-    and the cut of the far tail, is bounded and taken off p (`slack`).
+    and the cut of the far tail, is bounded and taken off p (`slack`). The promise is about images on the grid alone: an image
+    off it that is rounded at the door has moved further than the attacker moved it.
     """
 
     def __init__(self, noise: Symmetric, levels: int = 255) -> None:
@@ -27,6 +28,7 @@ class Gridded(Noise, name="gridded"):
         if levels < 1:
             raise ValueError(f"levels: expected a whole number >= 1, got {levels}")
         self.noise, self.levels = noise, levels
+        self.domain = "8-bit image" if levels == GREY else f"image of values k / {levels}"
         self._limits, self._missed = _thresholds(noise, levels)
 
     def sample_like(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -50,8 +52,8 @@ class Gridded(Noise, name="gridded"):
         check_grid(images, self.levels)
 
     def slack(self, dims: int) -> float:
-        """Total variation between what is drawn and the rounded noise: at most that of one value, times the values."""
-        return dims * self._missed
+        """Twice the total variation between what is drawn and the rounded noise: that of one value, times the values."""
+        return 2 * dims * self._missed
 
 
 def _thresholds(noise: Symmetric, levels: int) -> tuple[Tensor, float]:

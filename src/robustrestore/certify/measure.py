@@ -13,21 +13,29 @@ from . import bounds
 from .certificate import Certificate
 from .classifier import Looks, SmoothedClassifier
 from .report import CertifiedReport
-from .restorer import SmoothedRestorer, psnr
+from .restorer import SmoothedRestorer, like, psnr
 from .segmenter import SegmentationCertificate, SmoothedSegmenter, correction_name
-from .stream import fingerprint
+from .stream import bound
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Part = tuple[Tensor, Tensor, int | None, Path | None]
+Shape = Callable[[Tensor], tuple[int, ...]]
 Done = Callable[[int], None]
 """Called with the number of images done."""
 
 
-def _parts(batches: Batches, seed: int | None, folder: str | Path | None) -> Iterable[Part]:
-    """Each batch with a seed and a folder of its own."""
+def _parts(batches: Batches, seed: int | None, folder: str | Path | None, shape: Shape) -> Iterable[Part]:
+    """Each batch with a seed and a folder of its own; ValueError for targets of another shape, and where there is no batch."""
+    number = -1
     for number, (images, target) in enumerate(batches):
+        wanted = shape(images)
+        if not isinstance(target, Tensor) or tuple(target.shape) != wanted:
+            got = list(target.shape) if isinstance(target, Tensor) else type(target).__name__
+            raise ValueError(f"batches: expected targets {list(wanted)} for images {list(images.shape)}, got {got}")
         own = None if seed is None else spawn(seed, f"batch {number}")
         yield images, target, own, None if folder is None else Path(folder) / f"part-{number:06d}"
+    if number < 0:
+        raise ValueError("batches: expected at least one of (images, targets), got none: is the loader used up?")
 
 
 def measure_classifier(
@@ -43,14 +51,15 @@ def measure_classifier(
     """Certify every image of (images [N, C, H, W], labels [N]); `draws`: (n0, n). Goes on in `folder` after a kill."""
     rows: list[dict[str, Any]] = []
     noise = smoothed.noise
-    for images, target, own, place in _parts(batches, seed, folder):
-        found = smoothed.certify(images, *draws, alpha, own, place, looks)
-        rows += [{**c.row(), "target": int(label), "shape": list(c.shape)} for c, label in zip(found, target, strict=True)]
-        if progress is not None:
-            progress(len(rows))
+    with bound(smoothed.model) as base:
+        for images, target, own, place in _parts(batches, seed, folder, lambda x: (len(x),)):
+            found = smoothed.certify(images, *draws, alpha, own, place, looks)
+            rows += [{**c.row(), "target": int(label), "shape": list(c.shape)} for c, label in zip(found, target, strict=True)]
+            if progress is not None:
+                progress(len(rows))
     level = 0.0 if noise.count is not None else alpha / (1 if looks is None else len(looks.at))
     known = draws if noise.count is None else (noise.count, noise.count)
-    about = _about(smoothed, known, 0.0 if noise.count is not None else alpha, seed)
+    about = _about(smoothed, base, known, 0.0 if noise.count is not None else alpha, seed)
     return CertifiedReport(
         "classification", rows, {**about, "level": level, "looks": None if looks is None else list(looks.at)}
     )
@@ -69,12 +78,13 @@ def measure_segmenter(
 ) -> CertifiedReport:
     """Certify every image of (images, label maps [N, H, W]); pixels labelled `ignore` are tested but not scored."""
     rows: list[dict[str, Any]] = []
-    for images, target, own, place in _parts(batches, seed, folder):
-        found = smoothed.certify(images, *draws, alpha, correction, own, place)
-        rows += [segmentation_row(c, labels.cpu(), ignore) for c, labels in zip(found, target, strict=True)]
-        if progress is not None:
-            progress(len(rows))
-    about = _about(smoothed, draws, alpha, seed) | {"tau": smoothed.tau, "correction": correction_name(correction)}
+    with bound(smoothed.model) as base:
+        for images, target, own, place in _parts(batches, seed, folder, lambda x: (len(x), *x.shape[2:])):
+            found = smoothed.certify(images, *draws, alpha, correction, own, place)
+            rows += [segmentation_row(c, labels.cpu(), ignore) for c, labels in zip(found, target, strict=True)]
+            if progress is not None:
+                progress(len(rows))
+    about = _about(smoothed, base, draws, alpha, seed) | {"tau": smoothed.tau, "correction": correction_name(correction)}
     return CertifiedReport("segmentation", rows, about | {"ignore": ignore})
 
 
@@ -127,22 +137,24 @@ def measure_restorer(
 ) -> CertifiedReport:
     """Certify the median image for every (images, targets) at L2 sizes `eps`. The JSON holds PSNR, no counts: no recheck."""
     rows: list[dict[str, Any]] = []
-    for images, target, own, place in _parts(batches, seed, folder):
-        found = smoothed.median(images, eps, n, alpha, seed=own, folder=place)
-        for image, wanted, certificates in zip(images, target, found, strict=True):
-            error = float((image.double() - wanted.double()).square().mean()) + smoothed.noise.sigma**2
-            floors = {f"{c.eps:g}": c.psnr_low(wanted) for c in certificates}
-            rows.append({"noisy": psnr(error), "psnr": certificates[0].psnr(wanted), "certified": floors})
-        if progress is not None:
-            progress(len(rows))
-    return CertifiedReport("restoration", rows, _about(smoothed, (50, n), alpha, seed) | {"eps": [float(e) for e in eps]})
+    with bound(smoothed.model) as base:
+        for images, target, own, place in _parts(batches, seed, folder, lambda x: tuple(x.shape)):
+            found = smoothed.median(images, eps, n, alpha, seed=own, folder=place)
+            for image, wanted, certificates in zip(images, target, found, strict=True):
+                error = float((image.double() - like(wanted, image)).square().mean()) + smoothed.noise.sigma**2
+                floors = {f"{c.eps:g}": c.psnr_low(wanted) for c in certificates}
+                rows.append({"noisy": psnr(error), "psnr": certificates[0].psnr(wanted), "certified": floors})
+            if progress is not None:
+                progress(len(rows))
+    about = _about(smoothed, base, (50, n), alpha, seed)
+    return CertifiedReport("restoration", rows, about | {"eps": [float(e) for e in eps]})
 
 
-def _about(smoothed: Any, draws: tuple[int, int], alpha: float, seed: int | None) -> dict[str, Any]:
+def _about(smoothed: Any, base: str, draws: tuple[int, int], alpha: float, seed: int | None) -> dict[str, Any]:
     return {
         "smoothed": repr(smoothed),
         "noise": smoothed.noise.config(),
-        "model": fingerprint(smoothed.model),
+        "model": base,
         "draws": list(draws),
         "alpha": alpha,
         "seed": seed,

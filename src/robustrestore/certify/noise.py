@@ -25,10 +25,12 @@ class Noise(Component, kind="noises"):
     Let f be any function to classes (or to {0, 1}) and p(x) the probability of one answer for `applied(x, noise)`. A radius R
     promises: if p(x) >= `p_lower`, the same answer has a probability above 1/2 at every image whose distance to x is *below*
     R. It covers the two-class case, so it holds for any number of classes. `count`: how many draws a noise of finitely many,
-    equally likely ones has (then nothing need be drawn at random); None for all others.
+    equally likely ones has (then nothing need be drawn at random); None for all others. `domain`: which images a promise is
+    about, in words; `check` refuses others.
     """
 
     count: int | None = None
+    domain: str = "image"
 
     @abstractmethod
     def sample_like(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -50,7 +52,10 @@ class Noise(Component, kind="noises"):
         """Raise ValueError where the promise would not hold for these images; most noises take any."""
 
     def slack(self, dims: int) -> float:
-        """By how much the sampled probability of an event may miss the true one (total variation); 0 if not accounted for."""
+        """What is taken off p for draws that are not quite the noise: twice their total variation; 0 if not accounted for.
+
+        Once at the image and once at the other, where p must stay above 1/2 by it: quantiles are convex above 1/2.
+        """
         return 0.0
 
     @final
@@ -128,8 +133,8 @@ class Symmetric(Additive):
 def check_positive(**settings: float) -> None:
     """Raise unless each setting is a finite number above 0."""
     for name, value in settings.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: expected a finite number above 0 in units of [0, 1] images, got {value}")
+        if isinstance(value, bool | str) or not 0 < value < math.inf:
+            raise ValueError(f"{name}: expected a finite number above 0 in units of [0, 1] images, got {value!r}")
 
 
 def drawn(images: Tensor, generator: torch.Generator | None) -> dict[str, Any]:

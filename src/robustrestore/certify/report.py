@@ -36,7 +36,7 @@ class CertifiedReport:
         return Noise.of(self.about["noise"])
 
     def certified_accuracy(self, radius: float, norm: Norm = "l2") -> Value:
-        """The share of images that are right, not abstained, and certified at `radius` or beyond, with a 95 % interval."""
+        """The share of images that are right and keep their class at every distance below `radius`, with a 95 % interval."""
         self._only("classification")
         hits = [_right(row) and row["radius"][norm] >= radius for row in self.rows]
         return _share(np.array(hits, dtype=np.float64))
@@ -74,8 +74,16 @@ class CertifiedReport:
         sure = (
             "without chance" if alpha == 0 else f"certified with probability at least 1 - {alpha:g} over the sampling of noise"
         )
+        scope, whom = {
+            "classification": ("", "the smoothed model"),
+            "segmentation": (", jointly over its pixels", "the smoothed model"),
+            "restoration": (
+                ", jointly over its values, each size by itself",
+                "the ideal smoothed map, of infinitely many draws",
+            ),
+        }[self.what]
         return (
-            f"Each image by itself: {sure}, for the smoothed model (base {base}, {self.noise()!r}), not for the base model. "
+            f"Each image by itself{scope}: {sure}, for {whom} (base {base}, {self.noise()!r}), not for the base model. "
             f"{self.about.get('draws', '')} draws an image; {len(self.rows)} images; seed {self.about.get('seed')}."
         )
 
@@ -149,7 +157,7 @@ def _segmentation(rows: Sequence[dict[str, Any]]) -> dict[str, Value]:
         both = np.array([_padded(row["intersection"], size) + _padded(row["union"], size) for row in rows], dtype=np.float64)
         found["certified mean IoU"] = {"value": _miou(both.sum(0)), "interval": list(bootstrap(_miou)(both))}
     for norm in NORMS:
-        found[f"radius {norm}"] = {"value": float(rows[0]["radius"][norm])}
+        found[f"radius {norm}"] = {"value": float(min(row["radius"][norm] for row in rows))}  # images may be of several sizes
     return found
 
 

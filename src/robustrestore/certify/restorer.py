@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from ..files import digest
-from ..journal import Journal
 from . import bounds
 from .additive import Gaussian
 from .noise import Noise
-from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, sampling
+from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, kept, sampling
 
 BINS = 64
 Tally = dict[str, Tensor]
 Bound = Callable[[Tally, float, int, float], tuple[Tensor, Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IntervalCertificate:
-    """One restored image: `middle`, the estimate of the smoothed image, and where each value stays, [C, H, W].
+    """One restored image: `middle`, the estimate of the smoothed image, and where each value stays, [C, H, W], on the CPU.
 
+    `middle` is an estimate from finitely many draws (of the median: the middle of one of 64 bins), and no bound is on it.
     `low`, `high`: for every image at an L2 distance of at most `eps`, each value of the ideal smoothed map (that of infinitely
     many draws) lies between them; all of them at once with probability at least 1 - `alpha` over the noise.
     """
@@ -41,13 +41,13 @@ class IntervalCertificate:
 
     def psnr_low(self, target: Tensor) -> float:
         """The certified PSNR in dB against `target` [C, H, W]: no image within `eps` makes the ideal smoothed map worse."""
-        wanted = target.double().to(self.low.device)
+        wanted = like(target, self.low)
         far = torch.maximum((self.low.double() - wanted).abs(), (self.high.double() - wanted).abs())
         return psnr(float(far.square().mean()))
 
     def psnr(self, target: Tensor) -> float:
         """The PSNR of `middle`, without attack."""
-        return psnr(float((self.middle.double() - target.double().to(self.middle.device)).square().mean()))
+        return psnr(float((self.middle.double() - like(target, self.middle)).square().mean()))
 
     def statement(self) -> str:
         """The promise in words."""
@@ -58,6 +58,21 @@ class IntervalCertificate:
             f"every image at an L2 distance of at most {self.eps:g}; mean width {float((self.high - self.low).mean()):.4g}. A "
             "mean or median of finitely many draws differs from it by its own sampling error."
         )
+
+
+def like(target: Tensor, image: Tensor) -> Tensor:
+    """The target in float64 beside the image; ValueError where it is of another shape."""
+    if target.shape != image.shape:
+        raise ValueError(f"target: expected the shape {list(image.shape)} of the restored image, got {list(target.shape)}")
+    return target.double().to(image.device)
+
+
+def sizes(eps: Sequence[float]) -> list[float]:
+    """The sizes as numbers; ValueError unless there is one or more, all finite and >= 0."""
+    given = list(eps) if isinstance(eps, Sequence) and not isinstance(eps, str) else []
+    if not given or not all(isinstance(e, int | float) and 0 <= e < math.inf for e in given):
+        raise ValueError(f"eps: expected a list of L2 sizes >= 0 such as [0.05], got {eps!r}")
+    return [float(e) for e in given]
 
 
 def psnr(error: float) -> float:
@@ -93,15 +108,15 @@ class SmoothedRestorer:
 
         `pilot` draws set 64 bins for each value, `n` fresh ones are counted in them; the order statistics that bound the
         quantiles Phi(-eps / sigma) and Phi(eps / sigma) are rounded outward to the edges of bins. Memory does not grow with
-        `n`. Each `eps` is a statement of its own. Where a rank falls outside 1..n the bound is 0 or 1.
+        `n`: some 400 bytes for each value of an image, beside the chunk. Each `eps` is a statement of its own. Where a rank
+        falls outside 1..n the bound is 0 or 1.
         """
-        if pilot < 2:
-            raise ValueError(f"pilot: expected at least 2 draws, got {pilot}")
+        bounds.check_counts(2, n=n, pilot=pilot)
 
         def tally(blocks: Iterator[Tensor]) -> Tally:
             return self._histogram(blocks, pilot, n)
 
-        bound = {"what": "median", "n": n, "alpha": alpha, "eps": [float(e) for e in eps], "pilot": pilot, "seed": seed}
+        bound = {"what": "median", "n": n, "alpha": alpha, "eps": sizes(eps), "pilot": pilot, "seed": seed}
         return self._certified(images, bound, tally, _median_bounds, folder, progress)
 
     def mean(
@@ -122,10 +137,12 @@ class SmoothedRestorer:
         mostly narrower.
         """
 
+        bounds.check_counts(2, n=n)
+
         def tally(blocks: Iterator[Tensor]) -> Tally:
             return self._moments(blocks, n)
 
-        bound = {"what": "mean", "n": n, "alpha": alpha, "eps": [float(e) for e in eps], "seed": seed}
+        bound = {"what": "mean", "n": n, "alpha": alpha, "eps": sizes(eps), "seed": seed}
         return self._certified(images, bound, tally, _mean_bounds, folder, progress)
 
     def _certified(
@@ -139,16 +156,14 @@ class SmoothedRestorer:
     ) -> list[list[IntervalCertificate]]:
         check(self.model, self.noise, images)
         bounds.check_alpha(wanted["alpha"])
-        if wanted["n"] < 2 or not wanted["eps"] or not all(0 <= e < math.inf for e in wanted["eps"]):
-            raise ValueError(f"n, eps: expected two draws or more and sizes >= 0, got {wanted['n']}, {wanted['eps']}")
         base = fingerprint(self.model)
         about = {**wanted, "model": base, "noise": self.noise.config()}
-        journal = None if folder is None else Journal(Path(folder), about)
+        journal = kept(folder, self.model, about)
         found = []
         for number, image in enumerate(images):
             done = None if journal is None else journal.read(number, digest(image))
             if done is None:
-                with sampling(self.model, self.noise, image, self._size, wanted["seed"], number) as blocks:
+                with sampling(self.model, self.noise, image, self._size, wanted["seed"], str(number)) as blocks:
                     counted = tally(blocks)
                 done = _all_bounds(counted, wanted, self.noise.sigma, bound)
                 if journal is not None:
@@ -171,7 +186,7 @@ class SmoothedRestorer:
             yield outputs.float().clamp(0, 1)
 
     def _histogram(self, blocks: Iterator[Tensor], pilot: int, n: int) -> Tally:
-        """Counts [BINS + 2, C, H, W] of each value below, in and above its bins, which lie from `start` by `width`."""
+        """Counts [BINS + 2, C, H, W] of each value up to and in its bins, which lie from `start` by `width`, int32."""
         low: Tensor | None = None
         high = torch.empty(0)
         for outputs in self._outputs(blocks, pilot):
@@ -183,9 +198,10 @@ class SmoothedRestorer:
         start, width = low - room, (high - low + 2 * room) / BINS
         counts = torch.zeros(BINS + 2, *low.shape, dtype=torch.int32, device=low.device)
         for outputs in self._outputs(blocks, n):
-            bins = ((outputs - start) / width).floor().clamp(-1, BINS).long() + 1
-            counts.scatter_add_(0, bins, torch.ones_like(bins, dtype=torch.int32))
-        return {"counts": counts, "start": start, "width": width}
+            for some in torch.split(outputs, 4):  # the places are int64, so a few images at a time
+                bins = ((some - start) / width).floor_().clamp_(-1, BINS).long() + 1
+                counts.scatter_add_(0, bins, torch.ones_like(bins, dtype=torch.int32))
+        return {"total": counts.cumsum_(0), "start": start, "width": width}
 
     def _moments(self, blocks: Iterator[Tensor], n: int) -> Tally:
         """Mean and unbiased variance of each value, in float64, around the first output so that nothing cancels."""
@@ -214,9 +230,9 @@ def _all_bounds(counted: Tally, wanted: dict[str, Any], sigma: float, bound: Bou
     done: Tally = {}
     for k, size in enumerate(wanted["eps"]):
         middle, low, high = bound(counted, size / sigma, wanted["n"], wanted["alpha"])
-        done["middle"] = middle.float()
-        done[f"low/{k}"] = (low.clamp(0, 1) - 1e-6).clamp(min=0).float()
-        done[f"high/{k}"] = (high.clamp(0, 1) + 1e-6).clamp(max=1).float()
+        done["middle"] = middle.float().cpu()
+        done[f"low/{k}"] = (low.clamp(0, 1) - 1e-6).clamp(min=0).float().cpu()
+        done[f"high/{k}"] = (high.clamp(0, 1) + 1e-6).clamp(max=1).float().cpu()
     return done
 
 
@@ -226,9 +242,8 @@ def _phi(value: float) -> float:
 
 def _median_bounds(counted: Tally, shift: float, n: int, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """The edges of the bins that hold the order statistics; a sample may sit one rounding error outside its bin."""
-    counts, start, width = counted["counts"], counted["start"].double(), counted["width"].double()
+    total, start, width = counted["total"], counted["start"].double(), counted["width"].double()
     below, above = bounds.ranks(n, _phi(-shift), _phi(shift), alpha / (2 * start.numel()))
-    total = counts.cumsum(0)
     slip = 1e-5 * width + 1e-6
 
     def bin_of(rank: int) -> Tensor:

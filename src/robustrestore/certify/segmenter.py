@@ -14,16 +14,16 @@ from torch.nn import functional as F
 
 from ..files import digest
 from ..identity import of_callable
-from ..journal import Journal
 from . import bounds
+from .certificate import MAY
 from .hierarchy import Hierarchy
 from .noise import NORMS, Noise, Norm
-from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, sampling
+from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, kept, sampling
 
 ABSTAINED = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SegmentationCertificate:
     """One label map. `candidates`: vertex a pixel [H, W], the class most often seen in the `n0` selection draws; `counts`: how
     often each was seen again in the `n` fresh ones. What is certified follows from these.
@@ -65,10 +65,13 @@ class SegmentationCertificate:
     def statement(self, norm: Norm = "l2") -> str:
         """The promise in words."""
         certified, known = int(self.certified.sum()), self.counts.numel()
+        if not certified or not self.radius[norm] > 0:
+            return f"No promise in {norm}: {certified} of {known} pixels are certified, at a radius of {self.radius[norm]:g}."
         return (
             f"With probability at least 1 - {self.alpha:g} over the sampling of noise, jointly for {certified} of {known} "
-            f"pixels: the smoothed segmenter (base {self.model}, {self.noise!r}) keeps their class for every image at a "
-            f"distance below {self.radius[norm]:.6g} in {norm}. This says nothing of the base model on its own."
+            f"pixels: their class stays that of the smoothed segmenter (base {self.model}, {self.noise!r}) for every "
+            f"{self.noise.domain} at a distance below {self.radius[norm]:.6g} in {norm}{MAY}. This says nothing of the base "
+            "model on its own."
         )
 
 
@@ -120,8 +123,7 @@ class SmoothedSegmenter:
         """
         check(self.model, self.noise, images)
         bounds.check_alpha(alpha)
-        if n0 < 1 or n < 1:
-            raise ValueError(f"n0, n: expected at least one draw each, got {n0}, {n}")
+        bounds.check_counts(n0=n0, n=n)
         self._warn(n, alpha, images.shape[-2] * images.shape[-1])
         base = fingerprint(self.model)
         about: dict[str, Any] = {
@@ -132,12 +134,12 @@ class SmoothedSegmenter:
             "seed": seed,
         }
         about |= {"hierarchy": None if self.hierarchy is None else self.hierarchy.about()}
-        journal = None if folder is None else Journal(Path(folder), about)
+        journal = kept(folder, self.model, about)
         found = []
         for number, image in enumerate(images):
             done = None if journal is None else journal.read(number, digest(image))
             if done is None:
-                with sampling(self.model, self.noise, image, self._size, seed, number) as blocks:
+                with sampling(self.model, self.noise, image, self._size, seed, str(number)) as blocks:
                     done = self._tally(blocks, n0, n)
                 if journal is not None:
                     journal.write(number, digest(image), done)
@@ -199,7 +201,7 @@ class SmoothedSegmenter:
             broken = bad if broken is None else broken | bad
             yield outputs.max(1).indices.flatten(1), outputs  # on CPU several times faster than argmax over channels
         if broken is None or bool(broken):
-            raise ValueError("model: expected finite class scores under noise, got NaN or infinity")
+            raise ValueError("model: expected class scores below infinity under noise, got NaN or infinity")
 
 
 def _modes(votes: Tensor, table: Tensor, level: Tensor) -> Tensor:

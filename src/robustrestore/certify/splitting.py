@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,8 +28,8 @@ class Splitting(Noise):
         return ((above + below) / 2).to(images.dtype)
 
     def radii(self, p: Array, dims: int) -> Mapping[Norm, Array]:
-        """L1 alone."""
-        return {"l1": 2 * self.spread * (p - 0.5)}
+        """L1 alone, rounded down."""
+        return {"l1": np.nextafter(2 * self.spread * (p - 0.5), 0.0)}
 
 
 class SSN(Splitting, name="ssn"):
@@ -47,9 +48,12 @@ class DSSN(Splitting, name="dssn"):
     """Deterministic splitting noise for 8-bit images (Levine and Feizi, 2021): all offsets are gone through, so alpha is 0.
 
     The offsets of an image's values move together, each shifted by an amount that `seed` fixes; there are 2 * 255 `spread` of
-    them, and `spread` is rounded to a whole number. The promise is about other 8-bit images. With every class's share known,
-    the gap of the first two counts: see `SmoothedClassifier`.
+    them, and `spread` is rounded to a whole number. The promise is about other 8-bit images, and of a model that is
+    deterministic: one that draws is refused. With every class's share known, the gap of the first two counts: see
+    `SmoothedClassifier`.
     """
+
+    domain = "8-bit image"
 
     def __init__(self, spread: float, seed: int = 0) -> None:
         check_positive(spread=spread)

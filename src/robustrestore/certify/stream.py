@@ -4,15 +4,20 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..component import Component
-from ..identity import of_callable, of_settings
+from ..identity import of_callable
 from ..images import check_images, trusted
+from ..journal import Journal
 from ..modes import evaluating, generator, seeded
+from ..reach import modules_in, unseen
 from ..runs import spawn
+from .bounds import check_counts
 from .noise import Noise
 
 Model = Callable[[Tensor], Tensor]
@@ -21,6 +26,7 @@ Progress = Callable[[int, int], None]
 
 BLOCK_VALUES, BLOCK_IMAGES = 2**19, 64  # noise is drawn in blocks of a size that depends on the image alone
 LARGEST = 4096
+_bound: ContextVar[tuple[Model, str] | None] = ContextVar("bound", default=None)
 
 
 class ChunkSize:
@@ -32,15 +38,19 @@ class ChunkSize:
     """
 
     def __init__(self, given: int | None = None) -> None:
-        if given is not None and (isinstance(given, bool) or given < 1):
-            raise ValueError(f"chunk: expected a whole number >= 1 or None, got {given!r}")
-        self.size, self.growing = given or 0, given is None
+        if given is not None:
+            check_counts(chunk=given)
+        self.size, self.growing, self._given = given or 0, given is None, given is not None
         self._best, self._now, self._seen, self._most = 0.0, 0.0, 0, LARGEST
+        self._shape: tuple[int, ...] | None = None
 
     def start(self, image: Tensor) -> None:
-        """Pick a first size for an image like this, unless there is one."""
-        values = image.numel()
-        self.size = self.size or max(1, min(32, 2**19 // values))
+        """Pick a first size for an image like this, unless one was given or found for images of this shape."""
+        if self._given or tuple(image.shape) == self._shape:
+            return
+        values, self._shape = image.numel(), tuple(image.shape)
+        self.size, self.growing = max(1, min(32, 2**19 // values)), True
+        self._best, self._now, self._seen = 0.0, 0.0, 0
         self._most = LARGEST if image.is_cuda else max(1, 2**21 // values)
 
     def note(self, count: int, seconds: float) -> None:
@@ -109,6 +119,9 @@ def _fitting(model: Model, chunk: Tensor, size: ChunkSize) -> Iterator[Tensor]:
         if len(chunk) == 1:
             raise
         outputs = None
+    except RuntimeError as error:
+        error.add_note(f"images: the model was asked for {chunk.dtype} on {chunk.device}: they are to fit its weights")
+        raise
     if outputs is not None:
         if not isinstance(outputs, Tensor) or len(outputs) != len(chunk):
             got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -122,20 +135,47 @@ def _fitting(model: Model, chunk: Tensor, size: ChunkSize) -> Iterator[Tensor]:
 
 @contextmanager
 def sampling(
-    model: Model, noise: Noise, image: Tensor, size: ChunkSize, seed: int | None, number: int
+    model: Model, noise: Noise, image: Tensor, size: ChunkSize, seed: int | None, run: str
 ) -> Iterator[Iterator[Tensor]]:
-    """The blocks of noisy copies of image `number`, under one generator, with the model in evaluation mode and no graph.
+    """The blocks of noisy copies of an image, under one generator, with the model in evaluation mode and no graph.
 
-    `seed` None draws one afresh. A model that draws for itself (a stage with `seed=None`) does so from another seed.
+    `seed` None draws one afresh; `run`: what these draws are for, so that no two runs share noise. A model that draws for
+    itself (a stage with `seed=None`) does so from another seed; under a noise of finitely many draws it is refused. Modules
+    that the model reaches through closures, globals or lists are set to evaluation mode too.
     """
     size.start(image)
     with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
+        stack.enter_context(evaluating(model, *modules_in(model)))
         stack.enter_context(torch.no_grad())
         stack.enter_context(trusted())  # noisy values lie outside [0, 1], and that is meant
-        own = generator(None if seed is None else spawn(seed, f"noise {number}"), image.device)
-        stack.enter_context(seeded(None if seed is None else spawn(seed, f"model {number}")))
+        own = generator(None if seed is None else spawn(seed, f"noise {run}"), image.device)
+        stack.enter_context(seeded(None if seed is None else spawn(seed, f"model {run}")))
+        if noise.count is not None:
+            stack.enter_context(_steady(model, next(draws(noise, image, own))[: size.size], size))
         yield draws(noise, image, own)
+
+
+@contextmanager
+def _steady(model: Model, chunk: Tensor, size: ChunkSize) -> Iterator[None]:
+    """Raise where the model draws at random: the same chunk twice under other seeds, and no generator may move in the block."""
+    states = _states(chunk)
+    with seeded(1):
+        first = torch.cat(list(_fitting(model, chunk, size)))
+    with seeded(2):
+        second = torch.cat(list(_fitting(model, chunk, size)))
+    apart = not (torch.equal(first, second) or (chunk.is_cuda and torch.allclose(first, second, rtol=1e-4)))
+    if not apart:
+        yield
+    if apart or any(not torch.equal(a, b) for a, b in zip(states, _states(chunk), strict=True)):
+        raise ValueError(
+            "model: expected a deterministic one under a noise of finitely many draws such as DSSN, whose certificate has no "
+            "chance in it; got one that draws at random: give its stages a seed, or smooth it with SSN"
+        )
+
+
+def _states(chunk: Tensor) -> list[Tensor]:
+    states = [torch.random.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(chunk.device)] if chunk.is_cuda else states
 
 
 def check(model: Model, noise: Noise, images: Tensor) -> None:
@@ -149,11 +189,33 @@ def check(model: Model, noise: Noise, images: Tensor) -> None:
 
 
 def fingerprint(model: Model) -> str:
-    """What a certificate is bound to: the type, settings, code and weights of the base model, as 16 digits."""
-    owner = getattr(model, "__self__", model)
-    if isinstance(owner, nn.Module):
-        what = repr(owner) if isinstance(owner, Component) else f"{of_callable(type(owner))} {owner!r}"
-        text = f"{what} {of_settings(owner)} {getattr(model, '__name__', '')}"
-    else:
-        text = of_callable(model)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """What a certificate is bound to: type, code, settings, attributes and weights of the base model, as 16 digits.
+
+    With all that the model reaches through closures, lists and globals of its file; inside `bound` the one taken there.
+    """
+    held = _bound.get()
+    if held is not None and held[0] is model:
+        return held[1]
+    return hashlib.sha256(of_callable(model).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def bound(model: Model) -> Iterator[str]:
+    """One fingerprint for the block, taken before the run: a model may fill caches of its own as it is used."""
+    token = _bound.set((model, fingerprint(model)))
+    try:
+        yield fingerprint(model)
+    finally:
+        _bound.reset(token)
+
+
+def kept(folder: str | Path | None, model: Model, about: dict[str, Any]) -> Journal | None:
+    """Where finished images are kept; ValueError where results could be another model's, whose difference nobody sees."""
+    if folder is None:
+        return None
+    if hidden := unseen(model):
+        raise ValueError(
+            f"folder: expected a model that can be told from others, got one that acts through {hidden[0]}, which cannot be "
+            "looked into: give its owner a method told_apart_by() -> str, or leave the folder out"
+        )
+    return Journal(Path(folder), about)

@@ -85,6 +85,10 @@ class Queried(nn.Module):
     def __repr__(self) -> str:
         return f"Queried({self._name!r}, {self.tier!r})"  # no counts: results are bound to it
 
+    def told_apart_by(self) -> str:
+        """What tells it from others: the target and the tier, whatever was asked and whatever else it holds."""
+        return f"{self._source.about} {self.tier!r}"
+
     @property
     def left(self) -> int | None:
         """How many images may still be sent; None without a budget."""
