@@ -16,6 +16,7 @@ from toys_training import adversarial, classifier, colours, equal, state
 
 import robustrestore as rr
 from robustrestore.checkpoints import load_tree, save_tree
+from robustrestore.training_config import Training
 from robustrestore.weights import load_weights
 
 PLAN = rr.Plan(steps=12, batch=6, optimiser=rr.AdamW(lr=0.02), average=0.9, every=4)
@@ -250,3 +251,89 @@ def test_trees_of_tensors_and_values_come_back(tmp_path: Path) -> None:
     assert found["a"][1:3] == [None, 2.5]
     assert found["c"] is True
     assert found["a"][3]["b"] == "text"
+
+
+class _Masked(nn.Module):
+    """A classifier with a mask of infinities among its buffers, and one weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = classifier()
+        self.once = self.twice = nn.Linear(3, 3, bias=False)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.twice(self.once(self.body(images)))
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_infinities_in_buffers_stay_and_tied_weights_are_written(average: float | None, tmp_path: Path) -> None:
+    network = _Masked()
+    pipeline, task = rr.DefendedPipeline(network), rr.tasks.Classification()
+    plan = PLAN.replace(average=average)
+    training = Training(pipeline, task, colours(), rr.recipes.Plain(pipeline, task), plan, _validation(network))
+    training.run(tmp_path, quiet=True)
+    assert network.mask.tolist() == [0.0, -torch.inf]
+    kept = load_file(tmp_path / "trained.safetensors")
+    assert torch.equal(kept["model.once.weight"], network.once.weight)
+    assert torch.equal(kept["model.twice.weight"], network.once.weight)
+
+
+class _Cusp(rr.Recipe):
+    """A finite loss whose gradient is not: the square root at 0. `told`: any function, as a recipe of one's own may hold."""
+
+    def __init__(self, told: object = None) -> None:
+        super().__init__()
+        self.told, self.line = told, nn.Linear(1, 1, bias=False)
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.line
+
+    def run(self, batch: rr.Batch) -> dict[str, Tensor]:
+        cusp = 0.0 if self.told else (0 * self.line.weight.sum()).sqrt()
+        return {"loss": self.line.weight.square().sum() + cusp}
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_reaches_neither_weights_nor_checkpoint(clip: float | None, tmp_path: Path) -> None:
+    recipe = _Cusp()
+    before = state(recipe)
+    with pytest.raises(ArithmeticError, match=r"gradient: .* in step 1 on the images \[\d+, .*none was written"):
+        rr.fit(recipe, _line(), rr.Plan(steps=2, batch=4, clip=clip, every=1), folder=tmp_path, quiet=True)
+    assert equal(before, state(recipe))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_gradient_stays_behind() -> None:
+    recipe = _Least()
+    rr.fit(recipe, _line(), rr.Plan(steps=1, batch=4), quiet=True)
+    assert recipe.line.weight.grad is None
+
+
+def test_where_a_function_lies_is_no_other_training(tmp_path: Path) -> None:
+    for told in (lambda: 1, lambda: 2):  # two addresses, as in two processes
+        rr.fit(_Cusp(told), _line(), rr.Plan(steps=1, batch=4), folder=tmp_path, quiet=True)
+
+
+def test_wrong_arguments_are_named_before_the_first_step(tmp_path: Path) -> None:
+    file, recipe = tmp_path / "file", _Least()
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="folder that can be written into"):
+        rr.fit(recipe, _line(), folder=file)
+    with pytest.raises(TypeError, match="plan: expected one such as"):
+        rr.fit(recipe, _line(), {"steps": 3})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"rr\.Validation.*got list"):
+        rr.fit(recipe, _line(), validate=[_line()])  # type: ignore[arg-type]
+    assert recipe.line.weight.item() == 0
+    for wrong in (0.5, {}):
+        with pytest.raises(TypeError, match="named values such as"):
+            rr.fit(recipe, _line(), rr.Plan(steps=1), validate=lambda wrong=wrong: wrong)  # type: ignore[misc]
+
+
+def test_another_first_value_does_not_choose_among_the_best() -> None:
+    history = rr.History()
+    assert history.validated(1, {"psnr": 30.0})
+    with pytest.raises(ValueError, match="expected 'psnr' first, .* got 'ssim'"):
+        history.validated(2, {"ssim": 0.9})
+    assert history.validations == [{"step": 1, "psnr": 30.0}]

@@ -91,3 +91,18 @@ def test_inner_attacks_leave_no_trace() -> None:
     rr.fit(rr.recipes.AdversarialTraining(attacked, rr.tasks.Classification(), zero), colours(), plan, quiet=True)
     assert equal(state(plain[1]), state(attacked[1]))
     assert int(attacked[1].num_batches_tracked) == 1
+
+
+def test_clean_images_keep_the_contract_where_they_are_needed() -> None:
+    x = torch.rand(2, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"clean: expected values in \[0, 1\]"):
+        Squares(nn.Conv2d(3, 3, 1))(rr.Batch(x, clean=255 * x))
+    plain = rr.recipes.Plain(classifier(), rr.tasks.Classification())
+    plain(rr.Batch(x, torch.tensor([0, 1]), clean=torch.tensor([7, 8])))  # not needed, not looked at
+
+
+def test_a_trained_part_that_is_no_attribute_is_named() -> None:
+    hidden = [nn.Conv2d(3, 3, 1)]
+    elsewhere = type("Elsewhere", (Squares,), {"trained": property(lambda self: hidden[0])})
+    with pytest.raises(ValueError, match="store it as an attribute"), training(elsewhere(nn.Conv2d(3, 3, 1))):
+        pass

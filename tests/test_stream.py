@@ -1,16 +1,17 @@
 """Stream: every image once a pass, the same order for the same seed, randomness that place and step decide."""
 
 import random
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
 import robustrestore as rr
-from robustrestore.stream import Stream
+from robustrestore.stream import Stream, _Drawn
 
 
 class Random(Dataset[dict[str, Tensor]]):
@@ -90,3 +91,54 @@ def test_a_long_training_begins_at_once() -> None:
     """The order of 10^12 steps is never written down."""
     (batch,) = next(iter(Stream(_numbers(), 2, 0).portions(10**11, 10**12)))
     assert len(batch.images) == 2
+
+
+def test_what_was_written_otherwise_than_meant_is_named() -> None:
+    x, y = torch.rand(4, 3, 2, 2), torch.arange(4)
+    for alone in ({"images": x, "target": y}, rr.Batch(x, y)):
+        with pytest.raises(TypeError, match=r"write \[batch\]"):
+            Stream(alone, 2, 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"in batch 1: one batch alone is written \[\(images, target\)\]"):
+        Stream((x, y), 2, 0)
+    with pytest.raises(ValueError, match=r"'target': \[3\]"):
+        Stream([(x, y[:3])], 2, 0)
+    with pytest.raises(ValueError, match="empty"):
+        Stream([(x[:0], y[:0])], 2, 0)
+    with pytest.raises(ValueError, match=r"images of one size.*Crops"):
+        next(Stream([(x, y), (x[..., :1], y)], 8, 0).portions(0, 1))
+
+
+def test_a_loader_that_chooses_images_is_refused_others_give_their_data_set() -> None:
+    chosen = WeightedRandomSampler([1.0] * 10, 3)
+    for loader in (DataLoader(_numbers(), sampler=chosen), DataLoader(_numbers(), batch_sampler=[[0, 1], [2]])):
+        with pytest.raises(TypeError, match=r"got a (WeightedRandomSampler|list): .*Subset"):
+            Stream(loader, 2, 0)
+    assert len(Stream(DataLoader(_numbers(), shuffle=True), 2, 0)) == 10
+    x, y = torch.rand(4, 3, 2, 2), torch.arange(4)
+    stream = Stream(DataLoader([(x, y)], batch_size=None), 2, 0)  # batches already: its collate function joins none
+    assert torch.equal(stream.take([3, 1]).target, torch.tensor([3, 1]))
+
+
+def test_a_data_set_of_batches_is_read_once_by_its_length_and_seeded() -> None:
+    class Batches(Dataset[tuple[Tensor, Tensor]]):
+        """No place is out of its range, so that only its length ends it."""
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+            return torch.rand(3, 3, 2, 2), torch.full((3,), place % 2)
+
+    first, again = (Stream(Batches(), 2, seed=4) for _ in range(2))
+    assert len(first) == 6
+    assert torch.equal(first.take(range(6)).images, again.take(range(6)).images)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers fork")
+def test_a_forked_worker_leaves_the_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with CUDA in use: seeding it in a forked worker raises."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    keys = [[(place, 5)] for place in range(3)]
+    loader = DataLoader(_Drawn(Random()), batch_sampler=keys, num_workers=1, collate_fn=list, multiprocessing_context="fork")
+    assert len({float(item["images"].mean()) for ((item, _),) in loader}) == 1

@@ -1,5 +1,6 @@
 """Validation in several processes: every one of them says as much, the idle ones included."""
 
+import pytest
 import torch
 from toys_training import classifier, colours
 
@@ -13,3 +14,15 @@ def test_a_process_without_a_batch_adds_nothing_in_the_right_shape() -> None:
     assert [part[0].shape for part in parts] == [(2,)] * 3
     assert not parts[2][0].any()
     assert whole.values([sum(part[0] for part in parts)]) == whole()
+
+
+def test_wrong_arguments_and_images_are_named() -> None:
+    network, task = classifier(), rr.tasks.Classification()
+    images, labels = colours().tensors
+    for name in ("batch", "limit"):
+        with pytest.raises(ValueError, match=f"{name}: expected a whole number >= 1, got 0"):
+            rr.Validation(network, colours(), task, **{name: 0})
+    with pytest.raises(ValueError, match="field target"):
+        rr.Validation(network, [images], task)
+    with pytest.raises(ValueError, match="divide by 255"):
+        rr.Validation(network, [(255 * images, labels)], task)()

@@ -1,6 +1,7 @@
 """Checkpoints of a training: a nested tree of tensors and plain values in one safetensors file, written whole or not at all."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ def save_tree(file: Path, tree: Any) -> None:
     tensors: dict[str, Tensor] = {}
     plain = json.dumps(_flat(tree, tensors))
     write_atomically(file, lambda part: save_file(tensors, part, metadata={"tree": plain}))
+
+
+def save_state(file: Path, state: Mapping[str, Tensor]) -> None:
+    """A state dict; names that share a tensor get one each."""
+    from safetensors.torch import save_file
+
+    kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    write_atomically(file, lambda part: save_file(kept, part))
 
 
 def load_tree(file: Path) -> Any:

@@ -29,6 +29,16 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def writable(folder: Path) -> Path:
+    """The folder, made where it is missing; ValueError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ValueError(f"{folder}: expected a folder that can be written into: {error}") from error
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 as hexadecimal digits."""
     with path.open("rb") as file:

@@ -1,6 +1,7 @@
 """fit: run a recipe over data, on what accelerate finds, so that it can be killed at any moment and taken up again."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import load_tree, save_tree
-from .files import write_text
+from .checkpoints import load_tree, save_state, save_tree
+from .files import writable, write_text
 from .history import History
-from .modes import seeded
+from .modes import evaluating, seeded
 from .plan import Plan
 from .progress import training_bar
 from .recipe import Batch, Recipe, training
@@ -51,18 +52,29 @@ def fit(
     left, if it is a terminal and not `quiet`.
 
     Raises ValueError before the first step where a batch lacks what the recipe needs or the folder holds another training, and
-    ArithmeticError for a loss that is not finite, with the step, the images and the last good checkpoint.
+    ArithmeticError for a loss or a gradient that is not finite, with the step, the images and the last good checkpoint.
     """
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe: expected a Recipe such as rr.recipes.PEARL(...), got {type(recipe).__name__}")
     plan = Plan() if plan is None else plan
+    _check_arguments(recipe, plan, validate)
     stream = Stream(data, plan.batch, plan.seed)
     recipe.check(stream.first())
-    place = None if folder is None else Path(folder)
+    place = None if folder is None else writable(Path(folder))
     with training(recipe) as weights, _on_device(recipe, place, trackers) as accelerator:
         run = _Training(recipe, weights, plan, stream, accelerator, place)
         run.go(validate, quiet)
     return run.history
+
+
+def _check_arguments(recipe: object, plan: object, validate: object) -> None:
+    """TypeError where one is of the wrong kind."""
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe: expected a Recipe such as rr.recipes.PEARL(...), got {type(recipe).__name__}")
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan: expected one such as rr.Plan(steps=1000), got {type(plan).__name__}")
+    if validate is not None and not callable(validate):
+        raise TypeError(
+            f"validate: expected rr.Validation(model, data, task) or a function of named values, got {type(validate).__name__}"
+        )
 
 
 @contextmanager
@@ -109,7 +121,8 @@ class _Training:
     def _about(self) -> dict[str, Any]:
         """What a run that is taken up again has to agree in."""
         names = [name for name, _ in self.recipe.trained.named_parameters()]
-        return {"recipe": repr(self.recipe), "plan": repr(self.plan), "images": len(self.stream), "parameters": len(names)}
+        recipe = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.recipe))  # where a function lies changes from run to run
+        return {"recipe": recipe, "plan": repr(self.plan), "images": len(self.stream), "parameters": len(names)}
 
     def _moving(self) -> list[Tensor]:
         """What is averaged: parameters and floating buffers of the trained part."""
@@ -156,12 +169,13 @@ class _Training:
             last = k == len(batches) - 1
             with nullcontext() if last or self.world == 1 else self.accelerator.no_sync(self.module):
                 losses = self._losses(batch.to(self.device), k)
-                self._check(losses["loss"], batch)
+                self._check("loss", losses["loss"], [batch])
                 self.scaler.scale(losses["loss"] / len(batches)).backward()  # type: ignore[no-untyped-call]
             found.append({name: value.detach() for name, value in losses.items()})
         self.scaler.unscale_(self.optimiser)
-        if self.plan.clip is not None:
-            nn.utils.clip_grad_norm_(self.weights, self.plan.clip)
+        norm = nn.utils.clip_grad_norm_(self.weights, math.inf if self.plan.clip is None else self.plan.clip)
+        if not self.scaler.is_enabled():  # which leaves out such steps
+            self._check("gradient", norm, batches)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self._average()
@@ -176,16 +190,16 @@ class _Training:
             out: dict[str, Tensor] = self.module(batch)
         return out
 
-    def _check(self, loss: Tensor, batch: Batch) -> None:
-        """Stop, in every process, before a loss that is not finite reaches the weights."""
-        broken = self.accelerator.reduce((~loss.detach().isfinite()).float(), "sum")
-        if not float(broken):
+    def _check(self, what: str, value: Tensor, batches: Sequence[Batch]) -> None:
+        """Stop, in every process, before a loss or a gradient that is not finite reaches the weights."""
+        if not float(self.accelerator.reduce((~value.detach().isfinite()).float(), "sum")):
             return
-        places = "of another process" if bool(loss.isfinite()) else str(None if batch.index is None else batch.index.tolist())
+        own = [place for batch in batches if batch.index is not None for place in batch.index.tolist()]
+        places = "of another process" if bool(value.isfinite()) else str(own)
         kept = "none was written" if self.saved is None or self.folder is None else f"{self.folder / LAST} (step {self.saved})"
         raise ArithmeticError(
-            f"loss: expected a finite number, got {float(loss)} in step {self.step + 1} on the images {places}; the last good "
-            f"checkpoint: {kept}. Look at these images, lower the learning rate, or use precision 'no'"
+            f"{what}: expected a finite number, got {float(value.detach())} in step {self.step + 1} on the images {places}; "
+            f"the last good checkpoint: {kept}. Look at these images, lower the learning rate, or use precision 'no'"
         )
 
     def _average(self) -> None:
@@ -194,8 +208,11 @@ class _Training:
             return
         share = 1 - min(self.plan.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for kept, now in zip(self.averaged, self._moving(), strict=True):
+            for k, (kept, now) in enumerate(zip(self.averaged, self._moving(), strict=True)):
+                same = kept == now if k >= len(self.weights) else None  # a buffer may hold infinities, a mask's: they stay
                 kept.lerp_(now, share)
+                if same is not None:
+                    kept.copy_(torch.where(same, now, kept))
 
     @contextmanager
     def _averages(self) -> Iterator[None]:
@@ -223,7 +240,8 @@ class _Training:
             with self._averages():
                 if self.history.validated(self.step, self._validated(validate)):
                     self.best = {name: tensor.detach().clone() for name, tensor in self.recipe.trained.state_dict().items()}
-                    self._write_best(self.best)
+                    if self.folder is not None and self.accelerator.is_main_process:
+                        save_state(self.folder / BEST, self.best)
         if self.folder is not None and self.accelerator.is_main_process:
             save_tree(self.folder / LAST, self._state())
             write_text(self.folder / HISTORY, self.history.json())
@@ -231,26 +249,14 @@ class _Training:
         self.accelerator.wait_for_everyone()
 
     def _validated(self, validate: Validate) -> dict[str, float]:
-        modes = [(part, part.training) for part in self.recipe.trained.modules()]
-        try:
-            for part, _ in modes:
-                part.training = False
+        with evaluating(self.recipe.trained):
             if isinstance(validate, Validation):
                 totals = validate.statistics(self.device, self.rank, self.world)
                 return validate.values([self.accelerator.reduce(total, "sum") for total in totals])
-            return {str(name): float(value) for name, value in validate().items()}
-        finally:
-            for part, mode in modes:
-                part.training = mode
-
-    def _write_best(self, state: dict[str, Tensor]) -> None:
-        if self.folder is not None and self.accelerator.is_main_process:
-            from safetensors.torch import save_file
-
-            from .files import write_atomically
-
-            kept = {name: tensor.cpu().clone().contiguous() for name, tensor in state.items()}
-            write_atomically(self.folder / BEST, lambda part: save_file(kept, part))
+            found = validate()
+        if not isinstance(found, Mapping) or not found:
+            raise TypeError(f"validate: expected named values such as {{'accuracy': 0.9}}, got {found!r}")
+        return {str(name): float(value) for name, value in found.items()}
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -283,10 +289,12 @@ class _Training:
         self.history = History.from_json(state["history"])
 
     def _hand_back(self) -> None:
-        """The best weights, else the averaged ones, into the trained part."""
+        """The best weights, else the averaged ones, into the trained part; no gradient stays behind."""
+        self.optimiser.zero_grad(set_to_none=True)
         if self.best is not None:
             self.recipe.trained.load_state_dict(self.best)
         elif self.averaged is not None:
             self._set(self.averaged)
-        if math.isnan(sum(float(t.detach().float().sum()) for t in self._moving()) * 0):
+        finite = all(bool(weight.isfinite().all()) for weight in self.weights)
+        if not finite or any(bool(tensor.isnan().any()) for tensor in self._moving()):
             raise ArithmeticError("weights: expected finite values after the training, got NaN or infinity")

@@ -24,8 +24,14 @@ class History:
 
     def validated(self, step: int, values: Mapping[str, float]) -> bool:
         """Note a validation; whether it is the best one so far, by its first value (higher is better, NaN never is)."""
-        self.validations.append({"step": step, **values})
         name, value = next(iter(values.items()))
+        if self.best and name not in self.best:
+            known = next(one for one in self.best if one != "step")
+            raise ValueError(
+                f"validate: expected {known!r} first, which chose the best weights so far, got {name!r}: validate as before, "
+                "or choose another folder"
+            )
+        self.validations.append({"step": step, **values})
         if math.isnan(value) or (self.best and not value > self.best[name]):
             return False
         self.best = {"step": step, name: value}

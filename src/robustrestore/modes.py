@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.utils.data import get_worker_info
 
 
 @contextmanager
@@ -34,7 +35,9 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    # a forked worker may not touch CUDA: there it counts as not initialised, and starting it raises
+    beside = get_worker_info() is not None and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and not beside else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         for device in devices:

@@ -92,6 +92,8 @@ class Recipe(Component, nn.Module, kind="recipes"):
         """The losses of one batch; ValueError for a missing field or a loss that is not one number."""
         self.check(batch)
         check_images(batch.images)
+        if "clean" in self.needs:
+            check_images(batch.intact(), "clean")
         losses = self.run(batch)
         total = losses.get("loss")
         if total is None or total.dim() != 0:
@@ -126,6 +128,11 @@ def training(recipe: Recipe) -> Iterator[list[nn.Parameter]]:
     if not weights:
         raise ValueError(f"{type(recipe).__name__}: expected a trained part with parameters, {recipe.trained!r} has none")
     chosen = {id(weight) for weight in weights}
+    if not chosen <= {id(weight) for weight in recipe.parameters()}:
+        raise ValueError(
+            f"{type(recipe).__name__}: expected the trained part among its modules, or it is neither moved nor put back: "
+            "store it as an attribute of the recipe"
+        )
     modes = [(part, part.training) for part in recipe.modules()]
     wanted = [(weight, weight.requires_grad) for weight in recipe.parameters()]
     try:

@@ -1,13 +1,22 @@
 """Stream: the batches of a training in an order that a seed and a step decide, so that a killed run goes on where it was."""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from .modes import seeded
 from .recipe import Batch
@@ -28,17 +37,23 @@ class Stream:
         self.collate: Any = default_collate
         self.workers = 0
         if isinstance(data, DataLoader):
+            _check_order(data)
             self.collate, self.workers, data = data.collate_fn, data.num_workers, data.dataset
-        if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and isinstance(data, Sized)):
+        if isinstance(data, IterableDataset | Mapping) or not (hasattr(data, "__getitem__") and isinstance(data, Sized)):
+            hint = "without places a killed run cannot be taken up again"
             raise TypeError(
                 f"data: expected a data set with a length and places (map-style), a DataLoader over one, or a list of batches, "
-                f"got {type(data).__name__}: without places a killed run cannot be taken up again"
+                f"got {type(data).__name__}: {'write [batch]' if isinstance(data, Mapping | Batch) else hint}"
             )
         if len(data) == 0:
             raise ValueError("data: expected at least one image, got an empty data set")
         self.batch, self.seed = batch, seed
         item, _ = _Drawn(data)[0, spawn(seed, "first")]
-        self.data: Any = _Flat(data) if _finished(item) else data
+        self.data: Any = data
+        if _finished(item):
+            self.data, self.collate = _Flat(data, seed), default_collate
+        if len(self.data) == 0:
+            raise ValueError("data: expected at least one image, got empty batches")
 
     def __len__(self) -> int:
         """How many images a pass has."""
@@ -112,8 +127,9 @@ class _Drawn(Dataset[Any]):
 class _Flat(Dataset[Any]):
     """Finished batches as single images."""
 
-    def __init__(self, batches: Sequence[Any]) -> None:
-        self.batches = [Batch.of(one) for one in batches]
+    def __init__(self, batches: Any, seed: int) -> None:
+        drawn = _Drawn(batches)
+        self.batches = [_whole(drawn[k, spawn(seed, f"batch {k}")][0], k) for k in range(len(batches))]
         self.where = [(i, j) for i, batch in enumerate(self.batches) for j in range(len(batch.images))]
 
     def __len__(self) -> int:
@@ -133,6 +149,30 @@ def _finished(item: Any) -> bool:
         return False
 
 
+def _whole(found: Any, number: int) -> Batch:
+    """A finished batch; ValueError unless it has as many of everything."""
+    batch = Batch.of(found)
+    shapes = {name: list(torch.as_tensor(getattr(batch, name)).shape) for name in batch.given()}
+    if len(shapes["images"]) != 4 or any(shape[:1] != shapes["images"][:1] for shape in shapes.values()):
+        raise ValueError(
+            f"data: expected finished batches, images [N, C, H, W] and N of all else, got {shapes} in batch {number}: one "
+            "batch alone is written [(images, target)]"
+        )
+    return batch
+
+
+def _check_order(loader: DataLoader[Any]) -> None:
+    """TypeError where a DataLoader chooses images in a way of its own, which would be lost."""
+    usual: tuple[type, ...] = (SequentialSampler, RandomSampler, DistributedSampler)
+    inner = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    for sampler, fine in ((inner, usual), (loader.batch_sampler, (BatchSampler, type(None)))):
+        if not isinstance(sampler, fine):
+            raise TypeError(
+                f"data: expected a DataLoader in plain or shuffled order, got a {type(sampler).__name__}: the order of a "
+                "training is the plan's; hand over the data set, of some images torch.utils.data.Subset(data_set, places)"
+            )
+
+
 def _split(keys: list[Any], parts: int) -> list[list[Any]]:
     size = len(keys) // parts
     return [keys[k * size : (k + 1) * size] for k in range(parts)]
@@ -150,5 +190,13 @@ class _Collate:
         self.collate = collate
 
     def __call__(self, items: list[tuple[Any, int]]) -> Batch:
-        batch = Batch.of(self.collate([item for item, _ in items]))
+        try:
+            batch = Batch.of(self.collate([item for item, _ in items]))
+        except RuntimeError as error:
+            if "equal size" not in str(error):
+                raise
+            raise ValueError(
+                f"data: expected images of one size, got several in one batch ({error}): cut pieces of one size out of them, "
+                "rr.data.Crops(data, (height, width))"
+            ) from error
         return Batch(batch.images, batch.target, batch.clean, torch.tensor([place for _, place in items]))

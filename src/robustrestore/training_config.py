@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from . import spec
+from .checkpoints import save_state
 from .component import Component
 from .files import write_text
 from .finetune import recipe_for
@@ -44,11 +45,9 @@ class Training:
         """Train; into `out` go what `fit` writes, the trained part, the pipeline, and the curves."""
         history = fit(self.recipe, self.data, self.plan, self.validation, out, trackers, quiet)
         from accelerate import PartialState
-        from safetensors.torch import save_file
 
         if PartialState().is_main_process:
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.recipe.trained.state_dict().items()}
-            save_file(state, out / "trained.safetensors")
+            save_state(out / "trained.safetensors", self.recipe.trained.state_dict())
             self.pipeline.save_pretrained(out / "pipeline")
             write_text(out / "history.md", history.markdown())
             write_text(out / "history.svg", history.plot())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .attack import Attack
-from .images import trusted
+from .images import check_images, trusted
 from .modes import evaluating, seeded
 from .stream import Data, Stream
 from .task import Task
@@ -23,8 +23,12 @@ class Validation:
     def __init__(
         self, model: nn.Module, data: Data, task: Task, attack: Attack | None = None, batch: int = 8, limit: int | None = None
     ) -> None:
+        for name, value in (("batch", batch), ("limit", 1 if limit is None else limit)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
         self.model, self.task, self.attack, self.batch = model, task, attack, batch
         self.stream = Stream(data, batch, seed=0)
+        self.stream.first().truth()  # says what is missing
         self.count = len(self.stream) if limit is None else min(limit, len(self.stream))
 
     def statistics(self, device: torch.device, rank: int = 0, world: int = 1) -> list[Tensor]:
@@ -35,10 +39,11 @@ class Validation:
         totals: list[Any] = [0.0 for _ in self.task.metrics()]
         batches = list(enumerate(range(0, self.count, self.batch)))
         own, counts = batches[rank::world], rank < len(batches)
-        with evaluating(self.model), trusted():
+        with evaluating(self.model):
             for number, start in own or batches[:1]:
                 batch = self.stream.take(range(start, min(start + self.batch, self.count))).to(device)
-                with seeded(number):
+                check_images(batch.images)
+                with seeded(number), trusted():
                     images, target = batch.images, batch.truth()
                     if self.attack is not None:
                         images = self.attack(self.model, images, self.task.untargeted(target))
