@@ -9,6 +9,7 @@ a GPU: all images, PGD-50, 10 draws. A further set NAME is a module purifier_NAM
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network; without it AGDM may have no row")
     parser.add_argument("--scale", choices=("small", "full"), default="small")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--sizes", type=int, help="only the first so many sizes of the attack")
+    parser.add_argument("--sizes", type=int, nargs="+", help="only these, counted from 0; others stay as they are")
     parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-purification")
     options = parser.parse_args()
     case = moved(purifier_sets.found(options.set)(options.data, options.scale == "full", options.auxiliary), options.device)
@@ -78,12 +79,15 @@ def main() -> None:
         "about": {**case.about, **settings, "scale": options.scale, "machine": harness.machine(options.device)},
         "sizes": {},
     }
-    for eps in case.eps[: options.sizes]:
-        for found in at(case, eps, folder):
-            content["sizes"][f"{eps:.4f}"] = found
+    place = harness.RESULTS / f"purification_{options.set}.json"
+    before = json.loads(place.read_text(encoding="utf-8")) if options.sizes and place.is_file() else content
+    if before["about"] == json.loads(json.dumps(content["about"])):
+        content["sizes"] |= before["sizes"]
+    for k in options.sizes or range(len(case.eps)):
+        for found in at(case, case.eps[k], folder):
+            content["sizes"][f"{case.eps[k]:.4f}"] = found
             harness.write(f"purification_{options.set}", content)
-    for line in content["sizes"][f"{case.eps[0]:.4f}"]["verdicts"]:
-        print(line)
+        print("\n".join(found["verdicts"]), flush=True)
 
 
 if __name__ == "__main__":
