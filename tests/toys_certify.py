@@ -24,3 +24,31 @@ class Line(nn.Module):
 
 def images_of(count: int, seed: int = 0, size: int = 4) -> Tensor:
     return torch.rand(count, 1, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+class Recorder:
+    """An oracle that keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.seen.append(images.clone())
+        return Line()(images)
+
+
+def grey(size: int = 6) -> Tensor:
+    """Values far from 0 and 1, so that nothing is cut off."""
+    return 0.4 + 0.2 * torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(1))
+
+
+class Mix(nn.Module):
+    """A linear restorer whose value i is <w_i, x>: the worst change of it at eps is eps |w_i|."""
+
+    def __init__(self, size: int = 6) -> None:
+        super().__init__()
+        mix = torch.rand(size * size, size * size, generator=torch.Generator().manual_seed(2))
+        self.weight = nn.Parameter(mix / mix.sum(1, keepdim=True))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.flatten(1) @ self.weight.T).view_as(images)

@@ -105,3 +105,11 @@ def test_wrong_arguments_say_what_is_expected() -> None:
         bounds.lower(11, 10, 0.05)
     with pytest.raises(ValueError, match="alpha"):
         bounds.lower(1, 10, 0)
+
+
+@pytest.mark.parametrize("tau", [0.3, 0.5, 0.75, 0.9])
+def test_fewest_samples_at_exact_powers(tau: float) -> None:
+    """Where logarithms round: a count of m of m has a p-value of tau ** m, no more and no less."""
+    assert [bounds.fewest_samples(tau, tau**m) for m in (1, 2, 7, 10, 48)] == [1, 2, 7, 10, 48]
+    with pytest.raises(ValueError, match="alpha"):
+        bounds.fewest_samples(tau, 0)

@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-import robustrestore as rr
 from robustrestore import certify
 
 IID = {
@@ -156,6 +155,22 @@ def test_floating_point_breaks_a_certificate_and_whole_numbers_do_not() -> None:
     assert kept.prediction == answer.prediction == 1
 
 
+def test_slack_is_taken_off_at_both_ends() -> None:
+    """Draws that miss a share d: p - d at the image and 1/2 + d at the other; the radius must not pass what is left between."""
+    noise, dims = certify.Gridded(certify.Gaussian(0.25)), 3072
+    noise._missed = 0.01 / dims  # a coarse sampler
+    for p in (0.53, 0.7, 0.99):
+        true = 0.25 * (stats.norm.ppf(p - 0.01) - stats.norm.ppf(0.51))
+        assert 0 < float(noise.radius(p, "l2", dims)) <= true
+    assert float(noise.radius(0.519, "l2", dims)) == 0
+
+
+def test_splitting_radius_is_rounded_down() -> None:
+    """So that "below the radius" never takes in the step at it."""
+    p = np.array([0.6, 0.75, 0.9])
+    assert bool((certify.DSSN(0.25).radius(p, "l1", 4) < 2 * certify.DSSN(0.25).spread * (p - 0.5)).all())
+
+
 @pytest.mark.parametrize("inner", [certify.Gaussian(0.02), certify.Laplace(0.01), certify.HyperbolicSecant(0.01)], ids=repr)
 def test_whole_numbers_follow_the_rounded_density(inner: certify.noise.Symmetric) -> None:
     noise = certify.Gridded(inner)
@@ -167,6 +182,7 @@ def test_whole_numbers_follow_the_rounded_density(inner: certify.noise.Symmetric
     outside = len(found) - seen.sum()
     assert stats.chisquare([*seen, outside], len(found) * np.array([*mass, 1 - mass.sum()])).pvalue > 1e-3
     assert 0 < noise.slack(3072) < 1e-6
+    assert noise.slack(3072) == pytest.approx(2 * 3072 * noise._missed)  # at the image and at the other
     assert float(inner.radius(0.9, "l1", 3072)) - float(noise.radius(0.9, "l1", 3072)) == pytest.approx(0, abs=1e-7)
 
 
@@ -177,4 +193,3 @@ def test_gridded_sums_are_exact_and_other_images_refused() -> None:
     with pytest.raises(ValueError, match="round them first"):
         noise.check(images + 1e-3)
     assert certify.Noise.of(noise.config()).config() == noise.config()
-    assert isinstance(rr.Component, type)

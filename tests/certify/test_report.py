@@ -124,6 +124,14 @@ def test_recheck_finds_what_was_changed(tmp_path: Path) -> None:
     assert changed(["rows", row, "prediction"], None)
     assert "level" in changed(["about", "level"], 0.01)[0]
     assert changed(["summary", "ACR l2", "value"], 0.9) == [f"summary: expected ACR l2 = {report.acr()['value']:.9g}, got 0.9"]
+    assert changed(["rows", row, "n0"], 0) == [f"row {row}: n0: expected 50, got 0"]
+    assert len(changed(["about", "draws"], [51, 1000])) == len(report.rows)
+    assert "draws" in changed(["about", "draws"], [0, 1000])[0]
+    assert changed(["rows"], []) == ["rows: expected certificates, got none"]
+    assert changed(["summary"], None) == ["summary: expected figures, got none"]
+    assert "cannot be made" in changed(["rows", row], {})[0]
+    with pytest.raises(ValueError, match="missing alpha, level"):
+        changed(["about"], {"noise": report.about["noise"], "model": "", "draws": [50, 1000], "looks": None})
     table = segmented()
     content = json.loads(table.json())
     content["rows"][0]["threshold"] -= 1
@@ -145,6 +153,45 @@ def test_report_of_a_restorer_and_its_limits() -> None:
         report.acr()
 
 
+def test_radii_of_label_maps_of_several_sizes_are_those_of_the_largest() -> None:
+    def model(images: Tensor) -> Tensor:
+        return torch.stack([images[:, 0], 1 - images[:, 0]], dim=1)
+
+    batches = [(torch.rand(1, 1, h, h), torch.zeros(1, h, h, dtype=torch.long)) for h in (4, 16)]
+    report = certify.measure_segmenter(certify.SmoothedSegmenter(model, certify.Gaussian(0.1)), batches, (10, 60))
+    assert report.summary()["radius linf"]["value"] == report.rows[1]["radius"]["linf"] < report.rows[0]["radius"]["linf"]
+
+
+def test_targets_and_batches_that_do_not_fit_are_named() -> None:
+    images = photos(2, 12, 12)
+    line, table = certify.SmoothedClassifier(Line(), NOISE), certify.SmoothedSegmenter(PixelSegmenter(), NOISE)
+    restorer = certify.SmoothedRestorer(nn.Identity(), certify.Gaussian(0.05))
+    measures = (
+        lambda batches: certify.measure_classifier(line, batches, (5, 20)),
+        lambda batches: certify.measure_segmenter(table, batches, (5, 60)),
+        lambda batches: certify.measure_restorer(restorer, batches, [0.0], n=20),
+    )
+    for measure in measures:
+        with pytest.raises(ValueError, match="at least one of"):
+            measure([])
+        with pytest.raises(ValueError, match="expected targets .2"):
+            measure([(images, torch.zeros(1, 3, 12, 12))])
+    (found,) = restorer.median(images[:1], [0.0], n=20)
+    for ask in (found[0].psnr_low, found[0].psnr):
+        with pytest.raises(ValueError, match="expected the shape"):
+            ask(images[0, :1])
+
+
+def test_promises_say_of_whom_and_over_what() -> None:
+    images = photos(1, 12, 12)
+    smoothed = certify.SmoothedRestorer(nn.Identity(), certify.Gaussian(0.05))
+    promise = certify.measure_restorer(smoothed, [(images, images)], [0.0, 0.02], n=50).promise()
+    assert "jointly over its values, each size by itself" in promise
+    assert "ideal smoothed map" in promise
+    assert "jointly over its pixels" in segmented().promise()
+    assert "jointly" not in classified().promise()
+
+
 def test_diffusion_timestep_of_a_noise() -> None:
     """The first timestep with noise of at least 2 sigma on [-1, 1] images, on both schedules in use."""
     cosine = [math.cos((t / 4000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(4001)]
@@ -158,6 +205,8 @@ def test_diffusion_timestep_of_a_noise() -> None:
     assert [certify.first_timestep(s, alphas) for s in levels] == [573, 1158, 1984, 2809]
     for s in levels:
         assert s <= certify.timestep_sigma(s, alphas) < 1.01 * s
+    with pytest.raises(ValueError, match="got 0.0 at timestep 1"):
+        certify.first_timestep(0.5, [1.0, 0.0])
     with pytest.raises(ValueError, match="last of 1000"):
         certify.first_timestep(100.0, diffusion.linear_alphas())
 

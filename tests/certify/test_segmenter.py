@@ -72,6 +72,11 @@ def test_10_one_bad_pixel_lowers_no_other() -> None:
     assert set(found.labels[found.certified].tolist()) == {0}
     assert found.radius["l2"] == pytest.approx(0.25 * 0.674490, abs=1e-5)
     assert "jointly for 35 of 36 pixels" in found.statement()
+    assert "may abstain" in found.statement()
+    (none,) = certify.SmoothedSegmenter(Errs(errors + 0.5), GAUSS).certify(torch.zeros(1, 1, 6, 6), n=200)
+    assert none.statement().startswith("No promise in l2: 0 of 36 pixels")
+    (grid,) = certify.SmoothedSegmenter(Errs(errors), certify.Gridded(GAUSS)).certify(torch.zeros(1, 1, 6, 6), n=200)
+    assert "every 8-bit image at" in grid.statement()
 
 
 class _Averaged(nn.Module):
@@ -181,5 +186,9 @@ def test_wrong_use_is_named() -> None:
         certify.SmoothedSegmenter(PixelSegmenter(), certify.DSSN(0.2))
     with pytest.raises(ValueError, match="each to hold the classes"):
         certify.Hierarchy([[[0, 1], [1]]], [0.5])
+    with pytest.raises(ValueError, match="falling margin"):
+        certify.Hierarchy([[[0, 1]]], [float("nan")])
+    with pytest.raises(ValueError, match="n: expected a whole number"):
+        certify.SmoothedSegmenter(PixelSegmenter(), GAUSS).certify(photos(1), n=1e3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="2 classes"):
         certify.SmoothedSegmenter(PixelSegmenter(), GAUSS, hierarchy=certify.Hierarchy([[[0, 1, 2]]], [0.5])).certify(photos(1))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from toys_certify import Line, images_of
 
-import robustrestore as rr
 from robustrestore import certify
 
 IMAGES = images_of(24)
@@ -79,4 +78,3 @@ def test_doubtful_choices_say_so() -> None:
     assert "certifies a single image" in nothing.warnings[0]
     close = certify.select_noise(smoothed(certify.Gaussian(0.3), certify.Gaussian(0.31)), batches(), draws=(10, 100))
     assert any("more images would tell" in warning for warning in close.warnings)
-    assert isinstance(close.chosen, rr.certify.SmoothedClassifier)

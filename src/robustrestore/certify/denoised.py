@@ -13,6 +13,8 @@ def first_timestep(sigma: float, alphas: Sequence[float]) -> int:
     if not 0 < sigma < math.inf:
         raise ValueError(f"sigma: expected a finite number above 0 in units of [0, 1] images, got {sigma}")
     for step, alpha in enumerate(alphas):
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alphas: expected products of 1 - beta in (0, 1], got {alpha} at timestep {step}")
         if math.sqrt((1 - alpha) / alpha) >= 2 * sigma:
             return step
     raise ValueError(f"sigma: expected at most the noise of the last of {len(alphas)} timesteps, got {sigma}")

@@ -17,7 +17,7 @@ class Hierarchy:
     """
 
     def __init__(self, levels: Sequence[Sequence[Sequence[int]]], margins: Sequence[float]) -> None:
-        if not levels or len(levels) != len(margins) or list(margins) != sorted(margins, reverse=True):
+        if not levels or len(levels) != len(margins) or not _falling(margins):
             raise ValueError(
                 f"levels, margins: expected one falling margin for each level, got {len(levels)} and {list(margins)}"
             )
@@ -50,3 +50,8 @@ class Hierarchy:
     def about(self) -> list[object]:
         """As JSON values."""
         return [self.levels, self.margins]
+
+
+def _falling(margins: Sequence[float]) -> bool:
+    """NaN does not fall."""
+    return list(margins) == sorted(margins, reverse=True) and not any(math.isnan(m) for m in margins)

@@ -12,6 +12,8 @@ from .noise import NORMS
 from .report import CertifiedReport
 from .segmenter import least_count
 
+_ALSO = {"classification": {"level", "looks"}, "segmentation": {"tau", "correction"}}
+
 
 def recheck(report: CertifiedReport | str | Path) -> list[str]:
     """What does not follow from the counts, in words; empty where all of it does.
@@ -22,8 +24,15 @@ def recheck(report: CertifiedReport | str | Path) -> list[str]:
     known = report if isinstance(report, CertifiedReport) else CertifiedReport.load(report)
     if known.what == "restoration":
         raise ValueError("report: expected one of classification or segmentation: one of restoration holds no counts")
+    if missing := sorted(({"noise", "model", "draws", "alpha"} | _ALSO[known.what]) - set(known.about)):
+        raise ValueError(
+            f"report: expected what it is about, missing {', '.join(missing)}: the certificates say nothing without"
+        )
+    if not known.rows:
+        return ["rows: expected certificates, got none"]
     checks = {"classification": _classification, "segmentation": _segmentation}
-    found = _settings(known) + _summary(known)
+    found = [] if isinstance(report, CertifiedReport) or known.stated else ["summary: expected figures, got none"]
+    found += _settings(known) + _summary(known)
     for number, row in enumerate(known.rows):
         try:
             wrong = checks[known.what](row, known.about)
@@ -37,7 +46,10 @@ def _summary(report: CertifiedReport) -> list[str]:
     """That the figures of the file are those of its rows."""
     if report.stated is None:
         return []
-    expected = {name: found["value"] for name, found in report.summary().items()}
+    try:
+        expected = {name: found["value"] for name, found in report.summary().items()}
+    except (KeyError, TypeError, ValueError) as error:
+        return [f"summary: cannot be made from the rows: {error!r}"]
     stated = {name: report.stated.get(name, {}).get("value") for name in expected}
     return [
         f"summary: expected {name} = {value:.9g}, got {stated[name]}"
@@ -49,6 +61,8 @@ def _summary(report: CertifiedReport) -> list[str]:
 def _settings(report: CertifiedReport) -> list[str]:
     """That the error probability of a single test follows from alpha."""
     about = report.about
+    if not (len(about["draws"]) == 2 and min(about["draws"]) >= 1):
+        return [f"draws: expected two whole numbers >= 1, got {about['draws']}"]
     if report.what != "classification":
         return [] if 0 < about["alpha"] < 1 else [f"alpha: expected in (0, 1), got {about['alpha']}"]
     whole = report.noise().count is not None
@@ -62,6 +76,8 @@ def _classification(row: dict[str, Any], about: dict[str, Any]) -> list[str]:
     certificate = certificate_of(row, about)
     ends = about["looks"] or [about["draws"][1]]
     found = [] if row["n"] in ends else [f"n: expected one of {ends}, got {row['n']}"]
+    if row["n0"] != about["draws"][0]:
+        found.append(f"n0: expected {about['draws'][0]}, got {row['n0']}")
     if row["level"] != about["level"]:
         found.append(f"level: expected {about['level']}, got {row['level']}")
     if not _same(row["p_low"], certificate.p_low):
