@@ -246,6 +246,8 @@ def test_diffusers_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_parts_and_ways() -> None:
     with pytest.raises(ValueError, match=r"part: expected a denoiser in it, found none in Blur\(.*torch.compile"):
         optimise(purifiers.Blur())
+    with pytest.raises(TypeError, match="part: expected a pipeline, a purifier or restorer, or a denoiser, got Conv2d"):
+        optimise(nn.Conv2d(3, 3, 1))
     with pytest.raises(TypeError, match="ways: expected classes such as diffusion.BFloat16, got <built-in function repr>"):
         optimise(unet(), [lambda one: one, repr])
     with pytest.raises(TypeError, match="denoiser: expected a Denoiser, got Conv2d"):

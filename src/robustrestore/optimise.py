@@ -14,7 +14,8 @@ from .modes import generator, seeded
 from .pipeline import DefendedPipeline
 from .stage import Stage
 
-P = TypeVar("P", DefendedPipeline, Stage, Denoiser)
+Part = DefendedPipeline | Stage | Denoiser
+P = TypeVar("P", bound=Part)
 Way = Callable[[Denoiser], Denoiser]
 LEVELS = (0.02, 0.1, 0.5)  # at which denoisers are compared
 
@@ -29,6 +30,8 @@ def optimise(
     above `tolerance` raises ValueError. ValueError too for a part without a denoiser. The default ways move answers by
     rounding alone.
     """
+    if not isinstance(part, Part):
+        raise TypeError(f"part: expected a pipeline, a purifier or restorer, or a denoiser, got {type(part).__name__}")
     memo: dict[int, Any] = {}
     made: dict[int, Denoiser] = {}
 
@@ -50,7 +53,7 @@ def optimise(
     return faster
 
 
-def largest_difference(first: P, second: P, images: Tensor) -> float:
+def largest_difference(first: Part, second: Part, images: Tensor) -> float:
     """The largest difference of a pixel, in [0, 1] units, between what two parts make of `images`, drawing the same noise.
 
     Of pipelines the purified images are compared, of denoisers the estimates for noise of 0.02, 0.1 and 0.5.
@@ -63,7 +66,7 @@ def largest_difference(first: P, second: P, images: Tensor) -> float:
     return float((shown[0] - shown[1]).abs().max())
 
 
-def _shown(part: DefendedPipeline | Stage | Denoiser, images: Tensor) -> Tensor:
+def _shown(part: Part, images: Tensor) -> Tensor:
     if isinstance(part, DefendedPipeline):
         return part.clean(images)
     if isinstance(part, Stage):

@@ -10,6 +10,7 @@ from toys_diffusion import Convolved, GaussianPrior, Oracle, kept
 
 import robustrestore as rr
 from robustrestore import diffusion
+from robustrestore.guidances import OnEstimate, PixelGuidance
 from robustrestore.purifiers import Diffusion
 
 SAMPLERS = [diffusion.DDIM(), diffusion.DDPM()]
@@ -170,6 +171,22 @@ def test_checkpointing_keeps_one_image_a_step(leaf: str) -> None:
     purifier = Diffusion(denoiser, steps=8)
     assert kept(lambda: purifier(images)) <= 10 * images.numel()  # what enters each step, the input, and the weights
     assert kept(lambda: purifier.replace(checkpointed=False)(images)) > 20 * images.numel()
+
+
+@pytest.mark.parametrize(("guidance", "calls"), [(None, 2), (PixelGuidance(20.0), 3), (OnEstimate(PixelGuidance(20.0)), 5)])
+def test_tiles_are_recomputed_each_for_itself(guidance: diffusion.Guidance | None, calls: int) -> None:
+    images, denoiser = photos(1, 40, 52).double(), Convolved().double()
+    weight = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    purifier = Diffusion(denoiser, steps=2, sampler=diffusion.DDPM(), tile=24, overlap=8, guidance=guidance, tiles_at_once=2)
+    plain = _gradient(purifier.replace(checkpointed=False), images, weight)
+    denoiser.calls = 0
+    found = _gradient(purifier, images, weight)
+    assert denoiser.calls == calls * 2 * 3  # steps, batches of the 2 x 3 tiles
+    assert float((found - plain).norm() / plain.norm()) < 1e-12
+    leaf = images.requires_grad_()
+    assert kept(lambda: purifier(leaf)) < 5 * leaf.numel()
+    assert kept(lambda: purifier.replace(checkpointed=False)(leaf)) > 10 * leaf.numel()
+    assert kept(lambda: purifier.replace(steps=1, guidance=None)(leaf)) < 2.5 * leaf.numel()
 
 
 def test_gradients_reach_the_weights_through_checkpoints() -> None:

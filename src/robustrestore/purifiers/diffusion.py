@@ -20,9 +20,10 @@ class Diffusion(Purifier, name="diffusion"):
     `seed`: a number gives every image the same noise whatever its batch, so the stage is a fixed function; None draws
     afresh from PyTorch's global generator. `tile`: at most that many pixels on a side go through the network at once,
     blended over `overlap`; noise is drawn for the whole image, so tiling does not change what is sampled. `tiles_at_once`: so
-    many of them in one batch, None is 1; a GPU gains by more. `checkpointed`: recompute each step in the backward pass, so
-    that exact gradients through many steps need the memory of one and an image for each. `guidance`: corrects each estimate
-    by the stage's input; it sees the whole image, tiles are for the denoiser alone, and weights of its own get no gradient.
+    many of them in one batch, None is 1; a GPU gains by more. `checkpointed`: recompute each step, and each tile, in the
+    backward pass, so that exact gradients through many need the memory of one and an image for each. `guidance`: corrects
+    each estimate by the stage's input; it sees the whole image, tiles are for the denoiser alone. Its own weights get no
+    gradient.
     """
 
     def __init__(
@@ -74,11 +75,22 @@ class Diffusion(Purifier, name="diffusion"):
         one = torch.randn(1, *images.shape[1:], generator=own, dtype=torch.float32)
         return one.to(images).expand_as(images)
 
+    def _tile(self, images: Tensor) -> int | None:
+        """The side of a tile; None where the images go through the network whole."""
+        return None if self.tile is None or max(images.shape[-2:]) <= self.tile else self.tile
+
     def _estimate(self, noisy: Tensor, sigma: float) -> Tensor:
-        if self.tile is None:
-            out: Tensor = self.denoiser(noisy, sigma)
+        """The denoiser's. Tiles are recomputed each for itself: no more than one batch of them has a graph at a time."""
+
+        def denoised(pieces: Tensor) -> Tensor:
+            out: Tensor = self.denoiser(pieces, sigma)
             return out
-        return tiled(lambda pieces: self.denoiser(pieces, sigma), noisy, self.tile, self.overlap, self.tiles_at_once or 1)
+
+        tile, weights = self._tile(noisy), list(self.denoiser.parameters())
+        if tile is None:
+            return denoised(noisy)
+        one = (lambda pieces: recomputed(denoised, [pieces], weights)) if self.checkpointed else denoised
+        return tiled(one, noisy, tile, self.overlap, self.tiles_at_once or 1)
 
     def _clean(self, now: float, noisy: Tensor, images: Tensor) -> Tensor:
         """The estimate of one step, guided."""
@@ -94,7 +106,8 @@ class Diffusion(Purifier, name="diffusion"):
         levels = self.sampler.levels(self.sigma, self.steps)
         noisy = images + levels[0] * self._noise(images, own)
         weights = list(self.denoiser.parameters())
-        recompute = self.checkpointed and len(levels) > 2
+        alone = self.guidance is None and self._tile(images) is not None  # tiles are recomputed, and there is nothing else
+        recompute = self.checkpointed and len(levels) > 2 and not alone
         before: tuple[Tensor, float] | None = None
         for now, then in pairwise(levels):
             step = partial(self._clean, now)
