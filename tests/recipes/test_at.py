@@ -21,13 +21,24 @@ def test_the_loss_is_the_tasks_on_attacked_images() -> None:
     torch.testing.assert_close(none(rr.Batch(images, labels)), rr.recipes.Plain(model, task)(rr.Batch(images, labels)))
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 1), (0.5, 2), (0.6, 3), (1.0, 4)])
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)])
 def test_a_share_of_the_images_is_attacked(share: float, count: int) -> None:
     images, task = photos(4), rr.tasks.Segmentation()
     target = (images[:, 0] <= images[:, 1]).long()
     found = attacked(rr.attacks.FGSM(rr.Linf(0.05)), PixelSegmenter(), images, task.untargeted(target), share)
     changed = (found != images).flatten(1).any(1)
     assert changed.tolist() == [True] * count + [False] * (4 - count)
+
+
+def test_a_share_of_single_images_is_met_on_average() -> None:
+    """As in portions of one image: half of them are attacked, not all."""
+    images, task = photos(1), rr.tasks.Segmentation()
+    target = (images[:, 0] <= images[:, 1]).long()
+    with rr.seeded(0):
+        runs = [
+            attacked(rr.attacks.FGSM(rr.Linf(0.05)), PixelSegmenter(), images, task.untargeted(target), 0.5) for _ in range(60)
+        ]
+    assert 20 <= sum(not torch.equal(one, images) for one in runs) <= 40
 
 
 def test_gradients_reach_the_trained_part_alone_and_the_attack_leaves_none() -> None:

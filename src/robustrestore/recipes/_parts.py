@@ -47,16 +47,24 @@ def check_weight(value: float, what: str) -> float:
 
 
 def attacked(attack: Attack, model: nn.Module, images: Tensor, objective: Objective, share: float = 1.0) -> Tensor:
-    """The first `share` of the images (rounded up) attacked through `model`, the others as they are; no trace in `model`.
+    """The first `share` of the images attacked through `model`, the others as they are; no trace in `model`.
 
-    Attacks run in evaluation mode and take no gradient in weights, so batch statistics and gradients stay untouched.
+    A share that is no whole number of images is rounded by a draw from PyTorch's generator, so that over many batches, portions
+    and processes it is met. Attacks run in evaluation mode and take no gradient in weights.
     """
-    count = math.ceil(share * len(images) - 1e-9)
+    count = _rounded(share * len(images))
     if count == 0:
         return images
     with evaluating(model):
         found = attack(model, images[:count], objective.at(torch.arange(count, device=objective.target.device)))
     return torch.cat([found, images[count:]])
+
+
+def _rounded(count: float) -> int:
+    """The whole number, one of the two nearest, whose expectation is `count`."""
+    if abs(count - round(count)) < 1e-6:
+        return round(count)
+    return math.floor(count + float(torch.rand(())))
 
 
 def distance(loss: Loss | None, found: Tensor, wanted: Tensor) -> Tensor:
