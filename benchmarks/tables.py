@@ -167,7 +167,9 @@ def certify_classifier() -> str:
         about, figures = row["about"], row["figures"]
         label = f"{name} (clean {row['clean accuracy of the base model']:.2f})"
         body.append([label, *(_share(figures[n], 2) for n in (*names, "abstained")), _share(figures["ACR l2"])])
-    head = f"{found['images']} images, n = {about['draws'][1]}, alpha {about['alpha']:g}"
+    n, alpha = about["draws"][1], about["alpha"]
+    ceiling = found["sigma"] * statistics.NormalDist().inv_cdf(alpha ** (1 / n))  # where all n draws agree
+    head = f"{found['images']} images, n = {n}, alpha {alpha:g}, ceiling {math.floor(ceiling * 1000) / 1000:.3f}"
     return _lines([head, *(n.removeprefix("l2 ") for n in names), "abstained", "ACR"], body)
 
 

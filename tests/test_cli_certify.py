@@ -68,4 +68,9 @@ def test_certify_restored_images(tmp_path: Path) -> None:
     result = run("recheck", out)
     assert result.exit_code == 2
     assert "holds no counts" in result.output
+    result = run("certify", pairs, "--tau", 0.8, "--n0", 5, "--out", tmp_path / "no")
+    assert result.exit_code == 2
+    assert "--n0, --tau: expected options of restoration" in result.output
+    result = run("certify", "pairs:nowhere,nowhere", "--alpha", 2)
+    assert "alpha: expected a probability in (0, 1), got 2" in result.output  # before anything is loaded
     assert run("certify", pairs, "--noise", "laplace(0.1)", "--out", tmp_path / "no").exit_code == 2

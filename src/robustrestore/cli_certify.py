@@ -19,11 +19,11 @@ def certify(
     model: Annotated[str | None, typer.Option(help="street, derain or package.module:callable")] = None,
     stage: Annotated[list[str] | None, typer.Option(help="a stage in front, e.g. 'denoise(sigma=0.25)'; repeatable")] = None,
     noise: Annotated[str, typer.Option(help="see: robustrestore list noises")] = "gaussian(0.25)",
-    n0: Annotated[int, typer.Option(min=1, help="draws that choose the class")] = 100,
+    n0: Annotated[int | None, typer.Option(min=1, help="of label maps: draws that choose the class, 100")] = None,
     n: Annotated[int, typer.Option(min=2, help="fresh draws that test it")] = 1000,
     alpha: Annotated[float, typer.Option(help="probability of a wrong certificate, each image by itself")] = 0.001,
-    tau: Annotated[float, typer.Option(help="of label maps: what a certified class's probability is at least")] = 0.75,
-    eps: Annotated[list[float] | None, typer.Option(help="of restorers: L2 sizes; repeatable")] = None,
+    tau: Annotated[float | None, typer.Option(help="of label maps: least probability of a certified class, 0.75")] = None,
+    eps: Annotated[list[float] | None, typer.Option(help="of restorers: L2 sizes, 0.05; repeatable")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="that many images, evenly spread")] = None,
     size: Annotated[tuple[int, int] | None, typer.Option(help="height and width")] = None,
     degrade: Annotated[str | None, typer.Option(help="spoil the images first, e.g. rain")] = None,
@@ -31,14 +31,18 @@ def certify(
     out: Annotated[Path, typer.Option(help="for the report; a killed run goes on there")] = Path("runs/certify"),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one")] = "auto",
 ) -> None:
-    """Certify a smoothed model: label maps of CamVid, restored images of pairs and photographs."""
+    """Certify a smoothed model: label maps of CamVid, restored images of pairs and photographs. Classifiers: in Python."""
     from . import certify as library
     from . import spec
     from .pipeline import DefendedPipeline
 
     with clear_errors():
+        library.bounds.check_alpha(alpha)
         where = chosen_device(device)
         dataset, task = spec.data(data, "val", size)
+        idle = {"--eps": eps} if task == "segmentation" else {"--n0": n0, "--tau": tau}
+        if wrong := [name for name, value in idle.items() if value is not None]:
+            raise ValueError(f"{', '.join(wrong)}: expected options of {task}, and that has none of this name: leave it out")
         stages = [spec.stage(text).to(where) for text in stage or []]
         name = model or ("street" if task == "segmentation" else "derain")
         pipeline = DefendedPipeline(spec.model(name), stages).to(where).eval()
@@ -49,8 +53,8 @@ def certify(
             told: dict[str, Any] = {"alpha": alpha, "seed": seed, "folder": out / "progress"}
             told["progress"] = lambda done: bar.update(shown, completed=done)
             if task == "segmentation":
-                smoothed = library.SmoothedSegmenter(pipeline, law, tau)
-                report = library.measure_segmenter(smoothed, batches, (n0, n), **told)
+                smoothed = library.SmoothedSegmenter(pipeline, law, 0.75 if tau is None else tau)
+                report = library.measure_segmenter(smoothed, batches, (n0 or 100, n), **told)
             else:
                 report = library.measure_restorer(library.SmoothedRestorer(pipeline, law), batches, eps or [0.05], n, **told)
         report.about.update({"data": data, "model name": name, "stages": [repr(s) for s in stages], "degradation": repr(spoil)})

@@ -192,7 +192,7 @@ def test_counts_of_the_median_are_kept_in_32_bits() -> None:
     smoothed = certify.SmoothedRestorer(identity, GAUSS, chunk=9)
     image = grey(3)
     own = torch.Generator().manual_seed(0)
-    blocks = iter([image + SIGMA * torch.randn(120, 1, 3, 3, generator=own)])
+    blocks = iter([image + SIGMA * torch.randn(k, 1, 3, 3, generator=own) for k in (20, 100)])
     counted = smoothed._histogram(blocks, 20, 100)
     assert counted["total"].dtype == torch.int32
     assert set(counted["total"][-1].flatten().tolist()) == {100}

@@ -73,7 +73,7 @@ def test_10_one_bad_pixel_lowers_no_other() -> None:
     assert found.radius["l2"] == pytest.approx(0.25 * 0.674490, abs=1e-5)
     assert "jointly for 35 of 36 pixels" in found.statement()
     assert "may abstain" in found.statement()
-    (none,) = certify.SmoothedSegmenter(Errs(errors + 0.5), GAUSS).certify(torch.zeros(1, 1, 6, 6), n=200)
+    (none,) = certify.SmoothedSegmenter(Errs(torch.full((6, 6), 0.5)), GAUSS).certify(torch.zeros(1, 1, 6, 6), n=200)
     assert none.statement().startswith("No promise in l2: 0 of 36 pixels")
     (grid,) = certify.SmoothedSegmenter(Errs(errors), certify.Gridded(GAUSS)).certify(torch.zeros(1, 1, 6, 6), n=200)
     assert "every 8-bit image at" in grid.statement()
