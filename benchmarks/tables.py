@@ -4,7 +4,9 @@ python benchmarks/tables.py          # --check: change nothing, fail where a pag
 """
 
 import argparse
+import math
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
