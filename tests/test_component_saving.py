@@ -246,7 +246,7 @@ def test_settings_that_are_no_settings(saved: Path, settings: object) -> None:
 
 def test_a_config_with_an_unknown_name(saved: Path) -> None:
     edit(saved, lambda tree: inner(tree).update(name="unett"))
-    with pytest.raises(LookupError, match="restorers: no part is called 'unett'; known: network, unet"):
+    with pytest.raises(LookupError, match="restorers: no part is called 'unett'; known: fourier_unet, nafnet, network"):
         load(saved)
 
 
