@@ -159,9 +159,7 @@ def test_scores_by_hand() -> None:
     assert privacy.ModifiedEntropy().score(pool, logits, ask).tolist() == pytest.approx(expected)
     assert privacy.attacks.log_odds(logits, pool.labels).tolist() == pytest.approx([math.log(0.7 / 0.3), math.log(1 / 3)])
     sure = torch.tensor([[60.0, 0.0, -1.0]])
-    assert float(privacy.attacks.log_odds(sure, torch.tensor([0]))) == pytest.approx(
-        60 - math.log(1 + math.exp(-1))
-    )
+    assert float(privacy.attacks.log_odds(sure, torch.tensor([0]))) == pytest.approx(60 - math.log(1 + math.exp(-1)))
 
 
 def test_lira_is_the_likelihood_ratio_of_two_gaussians() -> None:
