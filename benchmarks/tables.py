@@ -13,6 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # for those that load this file by its path
 
+import cost_tables
 import purifier_tables
 from table_parts import ROOT
 from table_parts import cell as _cell
@@ -292,6 +293,7 @@ def anls_cost() -> str:
 
 TABLES = {
     **purifier_tables.TABLES,
+    **cost_tables.TABLES,
     "certify_classifier": certify_classifier,
     "certify_segmenter": certify_segmenter,
     "certify_restorer": certify_restorer,

@@ -173,6 +173,15 @@ def test_checkpointing_keeps_one_image_a_step(leaf: str) -> None:
     assert kept(lambda: purifier.replace(checkpointed=False)(images)) > 20 * images.numel()
 
 
+def test_tiles_of_the_bundled_prior_are_the_whole_image_where_no_edge_is_in_sight() -> None:
+    whole, images = Diffusion.default(), photos(1, 96, 448)
+    with torch.no_grad():
+        apart = (whole.replace(tile=256, overlap=32)(images) - whole(images)).abs().amax(dim=(0, 1, 2))
+    assert apart[:144].max() < 1e-6  # columns at least 112 pixels from the right edge of the first tile
+    assert apart[304:].max() < 1e-6
+    assert 1e-6 < apart[192:256].max() < 0.03  # where the two are blended
+
+
 @pytest.mark.parametrize(("guidance", "calls"), [(None, 2), (PixelGuidance(20.0), 3), (OnEstimate(PixelGuidance(20.0)), 5)])
 def test_tiles_are_recomputed_each_for_itself(guidance: diffusion.Guidance | None, calls: int) -> None:
     images, denoiser = photos(1, 40, 52).double(), Convolved().double()
