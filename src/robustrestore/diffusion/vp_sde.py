@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from .grid import Grid, TimestepGrid, checked_grid
@@ -72,4 +73,4 @@ def _drifted(noisy: Tensor, clean: Tensor, now: float, then: float, share: float
     beta = _beta(now, then)
     kept, pull = math.sqrt(1 - beta), share * (1 - (then / now) ** 2)
     own, towards = kept * (1 + beta / 2 - pull), kept * pull  # 0.5 + kept ((1 + beta / 2) (noisy - 0.5) - pull (noisy - clean))
-    return own * noisy + towards * clean + 0.5 * (1 - own - towards)
+    return torch.add(own * noisy + 0.5 * (1 - own - towards), clean, alpha=towards)
