@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from .grid import Even, Grid, checked_grid
@@ -32,5 +31,5 @@ class DPMSolverPP(Sampler, name="dpm_solver_pp"):
         """Towards clean + (clean - previous) h / (2 h_before), with h a step's length in log sigma."""
         if before is not None:
             previous, level = before
-            clean = torch.lerp(clean, previous, -math.log(now / then) / (2 * math.log(level / now)))
-        return torch.lerp(clean, noisy, then / now)
+            clean = clean + math.log(now / then) / (2 * math.log(level / now)) * (clean - previous)
+        return clean + then / now * (noisy - clean)

@@ -4,7 +4,6 @@ import math
 from abc import abstractmethod
 from typing import final
 
-import torch
 from torch import Tensor
 
 from ..component import Component
@@ -51,7 +50,7 @@ class Sampler(Component, kind="samplers"):
             return moved
         if noise is None:
             raise ValueError(f"noise: expected fresh noise for the step from {now:.4g} to {then:.4g}, got None")
-        return torch.add(moved, noise, alpha=fresh)
+        return moved + fresh * noise
 
 
 def _levels(grid: Grid | None, sigma: float, steps: int) -> list[float]:
@@ -81,7 +80,7 @@ class DDIM(Sampler, name="ddim"):
     def mean(self, noisy: Tensor, clean: Tensor, now: float, then: float, before: Before) -> Tensor:
         """The estimate and as much of the old noise as the fresh noise leaves room for."""
         kept = math.sqrt(max(0.0, then**2 - self.spread(now, then) ** 2)) / now
-        return torch.lerp(clean, noisy, kept)
+        return clean + kept * (noisy - clean)
 
 
 class DDPM(Sampler, name="ddpm"):

@@ -31,4 +31,4 @@ class SigmaUNet(Denoiser, name="sigma_unet"):
 
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """The image less the estimated noise."""
-        return torch.addcmul(noisy, per_image(sigma, noisy), self.noise(noisy, sigma).to(noisy), value=-1)
+        return noisy - per_image(sigma, noisy) * self.noise(noisy, sigma)

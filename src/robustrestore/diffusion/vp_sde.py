@@ -3,7 +3,6 @@
 import math
 from functools import cache
 
-import torch
 from torch import Tensor
 
 from .grid import Grid, TimestepGrid, checked_grid
@@ -73,4 +72,4 @@ def _drifted(noisy: Tensor, clean: Tensor, now: float, then: float, share: float
     beta = _beta(now, then)
     kept, pull = math.sqrt(1 - beta), share * (1 - (then / now) ** 2)
     own, towards = kept * (1 + beta / 2 - pull), kept * pull  # 0.5 + kept ((1 + beta / 2) (noisy - 0.5) - pull (noisy - clean))
-    return torch.add(own * noisy + 0.5 * (1 - own - towards), clean, alpha=towards)
+    return own * noisy + towards * clean + 0.5 * (1 - own - towards)

@@ -104,7 +104,7 @@ class Diffusion(Purifier, name="diffusion"):
             return images
         own = None if self.seed is None else generator(self.seed)
         levels = self.sampler.levels(self.sigma, self.steps)
-        noisy = torch.add(images, self._noise(images, own), alpha=levels[0])
+        noisy = images + levels[0] * self._noise(images, own)
         weights = list(self.denoiser.parameters())
         alone = self.guidance is None and self._tile(images) is not None  # tiles are recomputed, and there is nothing else
         recompute = self.checkpointed and len(levels) > 2 and not alone
