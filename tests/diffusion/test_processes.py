@@ -263,3 +263,16 @@ def test_what_the_base_owns() -> None:
         class Own(Sampler):
             def step(self, *args: object) -> Tensor:  # type: ignore[override]
                 return photos()
+
+
+@pytest.mark.parametrize("sampler", [diffusion.DDIM(), diffusion.DDPM(), diffusion.DPMSolverPP(), diffusion.VPSDE()], ids=repr)
+def test_estimates_of_lower_precision_pass(sampler: diffusion.Sampler) -> None:
+    """As a denoiser under autocast gives them."""
+
+    class Low(diffusion.Denoiser):
+        def run(self, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return (0.9 * noisy).bfloat16()
+
+    found = rr.purifiers.Diffusion(Low(), sigma=0.1, steps=3, sampler=sampler)(torch.full((1, 3, 4, 4), 0.5))
+    assert found.shape == (1, 3, 4, 4)
+    assert bool(found.isfinite().all())
