@@ -80,6 +80,14 @@ def resident(what: str) -> float:
     return int(next(line.split()[1] for line in lines if line.startswith(what))) / 1024
 
 
+def keep_memory() -> None:
+    """Starts the script once more, with an allocator that keeps freed memory: glibc's returns it at will, which costs time."""
+    limit = str(2**33)
+    wanted = {"MALLOC_MMAP_THRESHOLD_": limit, "MALLOC_TRIM_THRESHOLD_": limit}
+    if sys.platform.startswith("linux") and any(name not in os.environ for name in wanted):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
+
+
 def fresh(file: str, *arguments: str) -> str:
     """What a script prints in a process of its own, which gives freed memory back: glibc keeps small blocks otherwise."""
     own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
