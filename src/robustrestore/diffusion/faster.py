@@ -22,6 +22,7 @@ class Faster(Denoiser):
             raise TypeError(f"denoiser: expected a Denoiser, got {type(denoiser).__name__}")
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[name] = denoiser.__dict__[name]
+        self.multiple = denoiser.multiple  # images are padded out here: compiled, the gradient of padding fails (torch 2.14)
         self.denoiser: Denoiser
         self.__dict__["denoiser"] = denoiser  # not a module of this one, or all names would change
 
