@@ -4,11 +4,18 @@ import importlib.util
 import sys
 
 import pytest
+import torch
 from toys_peers import fake_foolbox, fake_torchattacks
 
 from robustrestore import registry
 
 collect_ignore = ["plugin_package"]  # a package of its own; test_plugin_package.py installs it
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Every test draws the same each time, alone or after others."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--weight", type=float, default=0.01, help="of the segmenter's loss behind the student")
     parser.add_argument(
-        "--precision", default="bf16", choices=rr.plan.PRECISIONS, help="bf16 halves the time on recent processors"
+        "--precision", default="bf16", choices=rr.training.plan.PRECISIONS, help="bf16 halves the time on recent processors"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

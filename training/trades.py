@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=4, help="of 255, for street")
     parser.add_argument("--attack-steps", type=int, default=3)
     parser.add_argument(
-        "--precision", default="bf16", choices=rr.plan.PRECISIONS, help="bf16 halves the time on recent processors"
+        "--precision", default="bf16", choices=rr.training.plan.PRECISIONS, help="bf16 halves the time on recent processors"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import write_atomically
+from ..files import write_atomically
 
 
 def save_tree(file: Path, tree: Any) -> None:

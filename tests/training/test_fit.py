@@ -15,12 +15,12 @@ from torch.utils.data import TensorDataset
 from toys_training import adversarial, classifier, colours, equal, state
 
 import robustrestore as rr
-from robustrestore.checkpoints import load_tree, save_tree
-from robustrestore.training_config import Training
+from robustrestore.training.checkpoints import load_tree, save_tree
+from robustrestore.training.config import Training
 from robustrestore.weights import load_weights
 
 PLAN = rr.Plan(steps=12, batch=6, optimiser=rr.AdamW(lr=0.02), average=0.9, every=4)
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 class _Least(rr.Recipe):

@@ -10,20 +10,20 @@ from typing import Any, get_args, get_type_hints
 from torch import nn
 from torch.utils.data import Subset
 
-from . import spec
+from .. import spec
+from ..component import Component
+from ..files import write_text
+from ..modes import seeded
+from ..pipeline import DefendedPipeline
+from ..recipe import Recipe
+from ..task import Task
+from ..weights import load_weights
 from .checkpoints import save_state
-from .component import Component
-from .files import write_text
 from .finetune import recipe_for
 from .fit import fit
 from .history import History
-from .modes import seeded
-from .pipeline import DefendedPipeline
 from .plan import Plan
-from .recipe import Recipe
-from .task import Task
 from .validation import Validation
-from .weights import load_weights
 
 KEYS = {"task", "model", "stages", "weights", "data", "recipe", "plan", "validate", "out"}
 DATA = {"source", "split", "size", "degrade", "crop", "flip", "limit"}
@@ -99,7 +99,7 @@ def dataset(table: Mapping[str, Any], split: str) -> tuple[Any, str]:
     degradation or a list of them, put on clean images as they are read; `crop`: [height, width] of random crops, `flip` mirrors
     half of them.
     """
-    from .data import Crops, Degraded
+    from ..data import Crops, Degraded
 
     _check(table, DATA, "data")
     size = None if table.get("size") is None else (int(table["size"][0]), int(table["size"][1]))
@@ -115,8 +115,8 @@ def dataset(table: Mapping[str, Any], split: str) -> tuple[Any, str]:
 
 
 def _source(text: str, split: str, size: tuple[int, int] | None) -> tuple[Any, str]:
-    from .assets.bundled import STREET_SIZE
-    from .data import CamVid, ImageFolder, PairedFolder, Scenes
+    from ..assets.bundled import STREET_SIZE
+    from ..data import CamVid, ImageFolder, PairedFolder, Scenes
 
     name, _, place = text.partition(":")
     if name == "camvid" and place:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .component import Component
+from ..component import Component
 
 PRECISIONS = ("no", "bf16", "fp16")
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..files import writable, write_text
+from ..modes import evaluating, seeded
+from ..recipe import Batch, Recipe, training
+from ..runs import spawn
 from .checkpoints import load_tree, save_state, save_tree
-from .files import writable, write_text
 from .history import History
-from .modes import evaluating, seeded
 from .plan import Plan
 from .progress import training_bar
-from .recipe import Batch, Recipe, training
-from .runs import spawn
 from .stream import Data, Stream
 from .validation import Validation
 

@@ -18,9 +18,9 @@ from torch.utils.data import (
     default_collate,
 )
 
-from .modes import seeded
-from .recipe import Batch
-from .runs import spawn
+from ..modes import seeded
+from ..recipe import Batch
+from ..runs import spawn
 
 Data = Dataset[Any] | DataLoader[Any] | Sequence[Any]
 """A map-style data set, a DataLoader over one, or a list of finished batches (images [N, C, H, W], target, ...)."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import clear_errors, console
+from ..terminal import clear_errors, console
 
 
 def register(app: typer.Typer) -> None:
@@ -32,13 +32,13 @@ def distill(
     ),
 ) -> None:
     """Train a surrogate on a target's answers, each paid for once; see the page on black boxes."""
-    from . import spec
-    from .data import Unlabelled
-    from .fit import fit
-    from .oracle import Queried
-    from .plan import AdamW, Plan
-    from .recipes import Distill
-    from .training_config import dataset
+    from .. import spec
+    from ..data import Unlabelled
+    from ..oracle import Queried
+    from ..recipes import Distill
+    from ..training.config import dataset
+    from ..training.fit import fit
+    from ..training.plan import AdamW, Plan
 
     with clear_errors():
         images, _ = dataset({"source": data} | ({"size": size} if size else {}), "train")
@@ -55,7 +55,7 @@ def distill(
 
 
 def _target(text: str, encoding: str, parse: str) -> Any:
-    from . import oracle, spec
+    from .. import oracle, spec
 
     if not text.startswith(("http://", "https://")):
         return spec.model(text)
@@ -68,7 +68,7 @@ def _target(text: str, encoding: str, parse: str) -> Any:
 def _write(student: Any, out: Path) -> None:
     from safetensors.torch import save_file
 
-    from .files import write_atomically
+    from ..files import write_atomically
 
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in student.state_dict().items()}
     write_atomically(out / "surrogate.safetensors", lambda part: save_file(state, part))

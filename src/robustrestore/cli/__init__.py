@@ -9,13 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from . import cli_certify, cli_distill, cli_train
-from .terminal import chosen_device, clear_errors, console, errors, progress_bar, show, track
+from ..terminal import chosen_device, clear_errors, console, errors, progress_bar, show, track
+from . import certify, distill, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-cli_train.register(app)
-cli_certify.register(app)
-cli_distill.register(app)
+train.register(app)
+certify.register(app)
+distill.register(app)
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one")]
 
 
@@ -26,7 +26,7 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Attack a model on real photographs, defend it, and show what the defence is worth."""
-    from . import demo as story
+    from .. import demo as story
 
     with clear_errors():
         name, _, place = (data or "").partition(":")
@@ -52,8 +52,8 @@ def purify(
     device: Device = "auto",
 ) -> None:
     """Send a folder of images through a defence; goes on where a killed run stopped."""
-    from .purify_folder import purify_folder
-    from .spec import stage as stage_of
+    from ..purify_folder import purify_folder
+    from ..spec import stage as stage_of
 
     with clear_errors():
         where = chosen_device(device)
@@ -91,9 +91,9 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure a defence: undefended, oblivious, BPDA and adaptive rows, with baselines and intervals."""
-    from . import spec
-    from .evaluate import evaluate as measure
-    from .pipeline import DefendedPipeline
+    from .. import spec
+    from ..evaluate import evaluate as measure
+    from ..pipeline import DefendedPipeline
 
     with clear_errors():
         where = chosen_device(device)
@@ -147,10 +147,10 @@ def attack(
     """Attack images once and keep them, so that several defences can be scored on the very same ones."""
     import torch
 
-    from . import spec
-    from .adversarial_set import craft
-    from .evaluate import VIEWS
-    from .pipeline import DefendedPipeline
+    from .. import spec
+    from ..adversarial_set import craft
+    from ..evaluate import VIEWS
+    from ..pipeline import DefendedPipeline
 
     with clear_errors():
         where = chosen_device(device)
@@ -192,10 +192,10 @@ def score(
     device: Device = "auto",
 ) -> None:
     """Measure a defence on images that were attacked before, and say whom they were made against."""
-    from . import spec
-    from .adversarial_set import AdversarialSet
-    from .pipeline import DefendedPipeline
-    from .score import score as measure
+    from .. import spec
+    from ..adversarial_set import AdversarialSet
+    from ..pipeline import DefendedPipeline
+    from ..score import score as measure
 
     with clear_errors():
         where, attacked = chosen_device(device), AdversarialSet(folder)
@@ -218,7 +218,7 @@ def score(
 @app.command(name="list")
 def list_parts(kind: Annotated[str | None, typer.Argument(help="one kind only, such as attacks")] = None) -> None:
     """Every registered part, its kind, and the package that it comes from; of one kind, also what it is and fits."""
-    from . import registry
+    from .. import registry
 
     with clear_errors():
         if kind is not None:
@@ -231,8 +231,8 @@ def list_parts(kind: Annotated[str | None, typer.Argument(help="one kind only, s
 
 
 def _list_kind(kind: str) -> None:
-    from . import registry
-    from .attack import TASKS
+    from .. import registry
+    from ..attack import TASKS
 
     if kind not in (kinds := sorted({entry.kind for entry in registry.entries()})):
         raise ValueError(f"{kind}: expected a kind of part among {', '.join(kinds)}")

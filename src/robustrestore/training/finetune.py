@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .attack import Attack
-from .attacks import NAA
+from ..attack import Attack
+from ..attacks import NAA
+from ..pipeline import DefendedPipeline
+from ..recipe import Recipe
+from ..threat import Linf
 from .fit import fit
 from .history import History
-from .pipeline import DefendedPipeline
 from .plan import AdamW, Plan
-from .recipe import Recipe
 from .stream import Data
-from .threat import Linf
 from .validation import Validation
 
 Make = Callable[..., Recipe]

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .attack import Attack
-from .images import check_images, trusted
-from .modes import evaluating, seeded
+from ..attack import Attack
+from ..images import check_images, trusted
+from ..modes import evaluating, seeded
+from ..task import Task
 from .stream import Data, Stream
-from .task import Task
 
 
 class Validation:

@@ -14,11 +14,11 @@ from toys import photos
 from typer.testing import CliRunner, Result
 
 import robustrestore as rr
-from robustrestore import training_config
 from robustrestore.cli import app
+from robustrestore.training import config as configs
 from robustrestore.weights import load_weights
 
-CONFIGS = sorted((Path(__file__).parent.parent / "examples" / "configs").glob("*.toml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("*.toml"))
 TINY = {"pearl_camvid": ("unet(width=4)",), "nat_camvid": ("unet(width=4)",), "udc_purify_finetune": ("diffusion(steps=1)",)}
 
 
@@ -87,7 +87,7 @@ def test_every_example_configuration_runs_and_is_taken_up_again(config: Path, da
 def test_two_processes_train_as_one_does_but_for_batch_statistics(data: Path, tmp_path: Path) -> None:
     config = next(one for one in CONFIGS if one.stem == "pearl_camvid")
     words = [str(w) for w in ("train", "--config", config, *_toy(config, data, tmp_path / "out"), "--set", "plan.batch=4")]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     one, two = (str(tmp_path / name) for name in ("one", "two"))
     assert run(*words, "--out", one).exit_code == 0
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -171,7 +171,7 @@ def test_no_configuration_no_training(tmp_path: Path) -> None:
 def test_names_stand_for_the_pipeline_the_model_and_the_task(data: Path) -> None:
     tree = {"model": "toys_recipes:segmenter", "stages": ["unet(width=4)"], "data": {"source": f"camvid:{data}"}}
     tree["recipe"] = {"name": "nat", "attack": "transfer(pgd(linf(4/255), steps=2), model)", "part": "model"}
-    ready = training_config.configured(tree)
+    ready = configs.configured(tree)
     assert ready.recipe.attack.source is ready.pipeline.model
     assert ready.recipe.part == "model"
     assert ready.recipe.pipeline is ready.pipeline
@@ -179,15 +179,13 @@ def test_names_stand_for_the_pipeline_the_model_and_the_task(data: Path) -> None
 
 
 def test_pairs_with_labels_images_and_photographs(data: Path) -> None:
-    pairs, task = training_config.dataset({"source": f"pairs:{data / 'train'},{data / 'val'},{data / 'trainannot'}"}, "train")
+    pairs, task = configs.dataset({"source": f"pairs:{data / 'train'},{data / 'val'},{data / 'trainannot'}"}, "train")
     assert task == "segmentation"
     assert {name: tuple(field.shape) for name, field in pairs[0].items()} == {
         "images": (3, 36, 48), "target": (36, 48), "clean": (3, 36, 48)
     }  # fmt: skip
-    images, task = training_config.dataset(
-        {"source": f"images:{data / 'val'}", "degrade": ["rain", "blur"], "limit": 2}, "train"
-    )
+    images, task = configs.dataset({"source": f"images:{data / 'val'}", "degrade": ["rain", "blur"], "limit": 2}, "train")
     assert (len(images), task) == (4, "restoration")
     assert torch.equal(images[1]["target"], rr.data.load_image(data / "val" / "0.png"))
-    crops, _ = training_config.dataset({"source": "photographs", "degrade": "rain", "crop": [8, 12], "flip": True}, "train")
+    crops, _ = configs.dataset({"source": "photographs", "degrade": "rain", "crop": [8, 12], "flip": True}, "train")
     assert crops[0]["images"].shape == (3, 8, 12)

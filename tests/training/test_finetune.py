@@ -6,7 +6,7 @@ import pytest
 from toys_recipes import ATTACK, PLAN, TASK, rainproof, streets
 
 import robustrestore as rr
-from robustrestore.finetune import recipe_for
+from robustrestore.training.finetune import recipe_for
 from robustrestore.weights import fingerprint
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import clear_errors, console
+from ..terminal import clear_errors, console
 
 Out = Annotated[Path | None, typer.Option(help="for checkpoints, weights and curves; a killed run goes on there")]
 Tracker = Annotated[list[str] | None, typer.Option(help="a tracker that accelerate knows, e.g. tensorboard; repeatable")]
@@ -26,12 +26,12 @@ def train(
     tracker: Tracker = None,
 ) -> None:
     """Train what a configuration says; under accelerate launch or torchrun in several processes."""
-    from . import training_config
+    from ..training import config as library
 
     with clear_errors():
         if config is None:
             raise ValueError("train: expected --config FILE: see examples/configs, or robustrestore finetune for options alone")
-        _run(training_config.read(config, change or []), recipe, out, tracker or [])
+        _run(library.read(config, change or []), recipe, out, tracker or [])
 
 
 def finetune(
@@ -49,7 +49,7 @@ def finetune(
     out: Out = None,
 ) -> None:
     """Train a defence by a recipe, told by options: the bundled models, your data."""
-    from . import training_config
+    from ..training import config as library
 
     with clear_errors():
         table: dict[str, Any] = {"source": data} | ({"degrade": degrade} if degrade else {}) | ({"size": size} if size else {})
@@ -57,14 +57,14 @@ def finetune(
         stages = stage or ["unet.derain"]
         own = {} if attack is None else {"attack": attack}
         tree: dict[str, Any] = {"model": model, "stages": stages, "data": table, "plan": plan, "recipe": own}
-        training_config.change(tree, [f"recipe.{one}" for one in setting or []])
+        library.change(tree, [f"recipe.{one}" for one in setting or []])
         _run(tree, recipe, out, [])
 
 
 def _run(tree: dict[str, Any], recipe: str | None, out: Path | None, trackers: list[str]) -> None:
-    from . import training_config
+    from ..training import config as library
 
-    ready = training_config.configured(tree, recipe)
+    ready = library.configured(tree, recipe)
     folder = out or Path(tree.get("out", f"runs/{ready.recipe.name}"))
     history = ready.run(folder, trackers)
     if int(os.environ.get("RANK", 0)):  # one of several processes tells

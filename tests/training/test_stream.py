@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
 import robustrestore as rr
-from robustrestore.stream import Stream, _Drawn
+from robustrestore.training.stream import Stream, _Drawn
 
 
 class Random(Dataset[dict[str, Tensor]]):

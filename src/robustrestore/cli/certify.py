@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import chosen_device, clear_errors, console, progress_bar
+from ..terminal import chosen_device, clear_errors, console, progress_bar
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +32,9 @@ def certify(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one")] = "auto",
 ) -> None:
     """Certify a smoothed model: label maps of CamVid, restored images of pairs and photographs. Classifiers: in Python."""
-    from . import certify as library
-    from . import spec
-    from .pipeline import DefendedPipeline
+    from .. import certify as library
+    from .. import spec
+    from ..pipeline import DefendedPipeline
 
     with clear_errors():
         library.bounds.check_alpha(alpha)
@@ -65,7 +65,7 @@ def certify(
 
 def recheck(report: Annotated[Path, typer.Argument(help="certified.json, or the folder that holds it")]) -> None:
     """Derive every certificate of a report again from its counts, and name what does not follow."""
-    from . import certify as library
+    from .. import certify as library
 
     with clear_errors():
         found = library.recheck(report)
