@@ -6,7 +6,7 @@ from toys import photos
 from toys_certify import Line, images_of
 
 import robustrestore as rr
-from robustrestore.data import Answered, Mixed, Noisy, Unlabelled, overlap
+from robustrestore.data import Answered, Mixed, Noisy, RandomFields, Unlabelled, overlap
 
 
 def test_items_lose_their_labels() -> None:
@@ -49,3 +49,18 @@ def test_answers_are_the_truth_and_shared_images_are_counted() -> None:
     assert [int(data[k][1]) for k in range(10)] == line(images).argmax(1).tolist()
     assert overlap(list(images), list(images_of(10)[7:])) == 3  # type: ignore[arg-type]
     assert overlap(list(images), list(images_of(10, seed=5))) == 0  # type: ignore[arg-type]
+
+
+def test_random_fields_need_no_data_lie_in_range_repeat_themselves_and_are_of_several_coarsenesses() -> None:
+    data = RandomFields(300, (1, 16, 24), seed=2)
+    found = torch.stack([data[k] for k in range(len(data))])
+    assert found.shape == (300, 1, 16, 24)
+    assert torch.equal(found, torch.stack([data[k] for k in range(300)]))
+    assert overlap(data, RandomFields(300, (1, 16, 24), seed=3)) == 0
+    assert 0 <= float(found.min()) < 0.01 < 0.99 < float(found.max()) <= 1
+    steps = (found[..., 1:] - found[..., :-1]).abs().mean((1, 2, 3))
+    assert float(steps.max()) == pytest.approx(1 / 3, abs=0.03)  # independent neighbours: the mean of |u - v| is 1 / 3
+    assert float(steps.min()) < 0.03  # interpolated from two values across
+    for wrong in ((0, (1, 4, 4)), (3, (4, 4)), (3, (1, 0, 4))):
+        with pytest.raises(ValueError, match="one image or more"):
+            RandomFields(*wrong)

@@ -16,6 +16,7 @@ from robustrestore.data.paired_folder import PairedFolder as PairedFolder
 from robustrestore.data.queries import Answered as Answered
 from robustrestore.data.queries import Mixed as Mixed
 from robustrestore.data.queries import Noisy as Noisy
+from robustrestore.data.queries import RandomFields as RandomFields
 from robustrestore.data.queries import Unlabelled as Unlabelled
 from robustrestore.data.queries import overlap as overlap
 from robustrestore.data.scenes import Scenes as Scenes

@@ -1,9 +1,10 @@
-"""Images to ask a target about: public ones without their labels, mixed ones, noisy ones; and whether two sets share any."""
+"""Images to ask a target about: public ones without their labels, mixed, noisy, random; and whether two sets share any."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..certify import Noise
@@ -80,6 +81,33 @@ class Noisy(Dataset[Tensor]):
         image = image_of(self.dataset, place // self.copies)[None]
         drawn = self.noise.sample_like(image, generator(spawn(self.seed, f"copy {place}"), image.device))
         return self.noise.applied(image, drawn)[0].clamp(0, 1)
+
+
+class RandomFields(Dataset[Tensor]):
+    """`count` images that need no data: even draws on a grid, interpolated, with cells of 1, 2, 4 ... pixels by chance.
+
+    Nothing learns here: a generator trained against the surrogate, as in data-free extraction (Truong et al., 2021), takes
+    millions of queries. Item k is the same at every reading, so it is paid for once. All of it is our choice.
+    """
+
+    def __init__(self, count: int, shape: Sequence[int], seed: int = 0) -> None:
+        """`shape`: (C, H, W) of an image."""
+        if count < 1 or len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"expected one image or more of shape (C, H, W), got {count} of {list(shape)}")
+        self.count, self.shape, self.seed = count, tuple(shape), seed
+
+    def __len__(self) -> int:
+        """`count`."""
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image [C, H, W]."""
+        own = generator(spawn(self.seed, f"field {_place(index, self.count)}"))
+        channels, height, width = self.shape
+        halvings = int(torch.randint(0, max(1, min(height, width).bit_length()), (), generator=own))
+        grid = (max(2, height >> halvings), max(2, width >> halvings))
+        coarse = torch.rand(1, channels, *grid, generator=own)
+        return nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)[0]
 
 
 class Answered(Dataset[tuple[Tensor, Tensor]]):

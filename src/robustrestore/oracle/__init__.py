@@ -24,3 +24,4 @@ from .tier import Labels as Labels
 from .tier import Logits as Logits
 from .tier import Probabilities as Probabilities
 from .tier import Tier as Tier
+from .votes import Votes as Votes
