@@ -1,0 +1,205 @@
+"""The parts of the PEARL benchmark: each yields what there is of it so far, again and again until it is whole."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import pearl_rows as rows
+import robustrestore as rr
+import streets
+from pearl_rows import AMA, BARE, DERAIN, LEARNT, NAA, OWN
+
+BLUR, BLURRED, MOVED = "blur", "derain only, then blur", "PEARL + NAA for the other segmenter"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the command line asked for, and the sets that all parts share."""
+
+    camvid: Path
+    out: Path
+    full: bool = False
+    seeds: int = 3
+    device: str = "cpu"
+    espnet: Path | None = None
+    cityscapes: Path | None = None
+    size: tuple[int, int] = streets.SIZE
+    frames: int = streets.FRAMES
+    setting: rows.Setting = rows.SETTING
+    segmenter: Callable[[], nn.Module] = streets.segmenter
+    restorer: Callable[[], rr.Restorer] = rr.restorers.UNet.derain
+
+    @cached_property
+    def street(self) -> streets.Street:
+        """The frames that are measured on."""
+        return streets.held(self.camvid, 101 if self.full else self.frames, self.size).to(self.device)
+
+    @cached_property
+    def weather(self) -> streets.Weather:
+        """The frames that are learnt from."""
+        return streets.training(self.camvid, self.size)
+
+    @property
+    def steps(self) -> int:
+        """Of the attacks that measure."""
+        return 100 if self.full else streets.STEPS
+
+    @property
+    def few(self) -> streets.Street:
+        """A few frames, for what is dear."""
+        return self.street.some(32 if self.full else min(8, len(self.street.target)))
+
+    def case(
+        self, name: str, segmenter: Callable[[], nn.Module], restorer: Callable[[], rr.Restorer], times: int = 1
+    ) -> rows.Case:
+        """Trained on this run's frames, `times` as long for plain deraining."""
+        more = 20 if self.full else 1
+        setting = self.setting
+        setting = replace(setting, steps=more * setting.steps, derain_steps=more * times * setting.derain_steps)
+        return rows.Case(name, segmenter, restorer, self.weather, setting)
+
+    @property
+    def main(self) -> rows.Case:
+        """The bundled derain network before the bundled segmenter."""
+        return self.case("main", self.segmenter, self.restorer)
+
+    def defence(self, case: rows.Case, row: str, seed: int) -> rows.Defence:
+        """One row, trained or read back, on the device; layouts do not change results, and this one is faster."""
+        model, stage = rows.trained(case, row, seed, self.out / case.name / f"seed {seed}")
+        for part in (model, stage):
+            if part is not None:
+                part.to(self.device, memory_format=torch.channels_last)
+        return model, stage
+
+    def about(self) -> dict[str, Any]:
+        """What holds for every part."""
+        return {
+            "size": list(self.size),
+            "frames": len(self.street.target),
+            "few": len(self.few.target),
+            "rain": f"severity {streets.LEVEL}, seed {streets.UNSEEN}; in training seed 0, drawn anew at each reading",
+            "scale": "full" if self.full else "small",
+            "seeds": self.seeds,
+            "attacks": {column.name: repr(column.attack) for column in self.columns(True)},
+        }
+
+    def columns(self, all_of_them: bool) -> list[streets.Column]:
+        """Those of every seed; at the first one also dry, other sizes, and plain PGD."""
+        every = [streets.cos(4, self.steps), streets.cos(4, self.steps, view="oblivious"), streets.BIM]
+        first = [streets.pgd(4, self.steps), *(streets.cos(size, self.steps) for size in (2, 8))]
+        return [*every, streets.cos(4, self.steps, "dry"), *first] if all_of_them else every
+
+
+def by_seed(
+    run: Run, case: rows.Case, seed: int, asked: list[streets.Column], which: Sequence[str] = LEARNT
+) -> Iterator[tuple[str, dict[str, Any], rr.Stage | None]]:
+    """(row, its columns, its derain network) at one seed; those before the frozen segmenter are measured together."""
+    folder = run.out / case.name / f"seed {seed}"
+    for row in (row for row in which if row in OWN):
+        model, stage = run.defence(case, row, seed)
+        yield row, rows.alone((model, stage), run.street, asked, folder / f"measured {row}"), None
+    kept = {row: run.defence(case, row, seed) for row in which if row not in OWN}
+    stages = {row: stage for row, (_, stage) in kept.items() if stage is not None}
+    model = next(iter(kept.values()))[0]
+    for row, cells in streets.measured(model, stages, run.street, asked, folder / "measured").items():
+        if row != "none" or seed == 0:
+            yield BARE if row == "none" else row, cells, stages.get(row)
+
+
+def compared(run: Run, case: rows.Case, seeds: int, extra: Callable[[], rows.Seeds] = dict) -> Iterator[dict[str, Any]]:
+    """All rows at some seeds, and further ones."""
+    found: rows.Seeds = {BARE: []}
+    looks: dict[str, list[Any]] = {BARE: [streets.quality(None, run.street)]}
+    folders = [run.out / case.name / f"seed {seed}" for seed in range(seeds)]
+    for seed in range(seeds):
+        for row, cells, stage in by_seed(run, case, seed, run.columns(seed == 0 and case.name == "main")):
+            found.setdefault(row, []).append(cells)
+            if stage is not None:
+                looks.setdefault(row, []).append(streets.quality(stage, run.street))
+        yield rows.told(case, found, looks, folders[: seed + 1])
+    found |= extra()
+    yield rows.told(case, found, looks, folders)
+
+
+def blurred(run: Run, case: rows.Case) -> rows.Seeds:
+    """Plain filters: before the segmenter, and behind the derain network that knows of no attack."""
+    folder, through = run.out / case.name / "filters", [c for c in run.columns(False) if c.view == "adaptive"]
+    model, stage = run.defence(case, DERAIN, 0)
+    blur = rr.purifiers.Blur().to(run.device)
+    behind = rr.DefendedPipeline(model, [blur])
+    return {
+        BLUR: [rows.alone((model, blur), run.street, through, folder / BLUR)],
+        BLURRED: [rows.alone((behind, stage), run.street, through, folder / "behind")],
+    }
+
+
+def main(run: Run) -> Iterator[dict[str, Any]]:
+    """The table, with all seeds."""
+    yield from compared(run, run.main, run.seeds, lambda: blurred(run, run.main))
+
+
+def second(run: Run) -> Iterator[dict[str, Any]]:
+    """Another derain network, which starts from nothing: a small NAFNet; one seed."""
+    yield from compared(run, run.case("nafnet", run.segmenter, lambda: rr.restorers.NAFNet(width=8), 4), 1)
+
+
+def espnet(run: Run) -> Iterator[dict[str, Any]]:
+    """Another segmenter, the published ESPNet tuned to this size; one seed. And the first one's derain network before it."""
+    if run.espnet is None:
+        return
+    tune = rows.tuned(run.espnet, run.weather, run.setting, run.out / "espnet tuned")
+    case = run.case("espnet", tune, run.restorer)
+
+    def moved() -> rows.Seeds:
+        model, (_, stage) = case.segmenter().to(run.device), run.defence(run.main, NAA, 0)
+        return {MOVED: [rows.alone((model, stage), run.street, run.columns(False), run.out / "espnet" / "moved")]}
+
+    yield from compared(run, case, 1, moved)
+
+
+def square(run: Run) -> Iterator[dict[str, Any]]:
+    """An attack without gradients, on a few frames, at the first seed."""
+    queries = 5000 if run.full else 200
+    column = streets.Column("Square 8/255", rr.attacks.Square(rr.Linf(8 / 255), queries, loss=rr.losses.MaskedCrossEntropy()))
+    found: rows.Seeds = {}
+    for row in (BARE, *LEARNT):
+        model, stage = run.defence(run.main, DERAIN if row == BARE else row, 0)
+        defence = (model, None if row == BARE else stage)
+        found[row] = [rows.alone(defence, run.few, [column], run.out / "square" / row)]
+        yield {"attack": repr(column.attack), "frames": len(run.few.target), "rows": rows.summary(found)}
+
+
+def checks(run: Run) -> Iterator[dict[str, Any]]:
+    """Whether gradients are hidden, on a few frames: more steps, a size that breaks everything, noise of the same size."""
+    threat = rr.Linf(4 / 255)
+    asked = [streets.Column("uniform noise 4/255", rr.attacks.UniformNoise(threat))]
+    asked += [streets.pgd(4, steps) for steps in (1, 2, 5, 10, 20, 50)] + [streets.cos(64, run.steps)]
+    found: rows.Seeds = {}
+    for row in (NAA, AMA):
+        found[row] = [rows.alone(run.defence(run.main, row, 0), run.few, asked, run.out / "checks" / row)]
+        yield {"frames": len(run.few.target), "rows": rows.summary(found)}
+
+
+def cityscapes(run: Run) -> Iterator[dict[str, Any]]:
+    """Another data set, without labels: how far answers agree with the bundled segmenter's on the dry frames; all seeds."""
+    if run.cityscapes is None:
+        return
+    street = streets.pairs(run.cityscapes / "norain", run.cityscapes / "rain100mm", run.segmenter(), run.size[0]).to(run.device)
+    found: rows.Seeds = {}
+    for row in (BARE, *LEARNT):
+        for seed in range(1 if row == BARE else run.seeds):
+            model, stage = run.defence(run.main, DERAIN if row == BARE else row, seed)
+            defence = (model, None if row == BARE else stage)
+            folder = run.out / "cityscapes" / f"{row} {seed}"
+            found.setdefault(row, []).append(rows.alone(defence, street, [streets.cos(4, run.steps)], folder))
+        yield {"frames": len(street.target), "size": list(street.dry.shape[-2:]), "rows": rows.summary(found)}
+
+
+PARTS: dict[str, Callable[[Run], Iterator[dict[str, Any]]]] = {
+    "main": main, "checks": checks, "square": square, "second": second, "espnet": espnet, "cityscapes": cityscapes,
+}  # fmt: skip
