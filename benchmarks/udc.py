@@ -1,0 +1,128 @@
+"""Cameras under displays: what purifying and tuning is worth, beside filters and adversarial training, attacked anew each.
+
+python benchmarks/udc.py --data PHOTOGRAPHS --out FOLDER [--scale full] [--device cuda]
+
+Writes results/udc.json after every contestant. Can be killed and started again: trainings and cells are kept in --out. The
+small scale takes most of an hour of one CPU core, `full` is for a GPU. Displays are simulated, not measured.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import harness
+import robustrestore as rr
+import udc_data
+import udc_report
+from udc_rows import Batches, Bench, Contestant, cells, fresh
+from udc_trainings import SCALES, TASK, Scale, Strengths, restorer, tuned
+
+PLAIN = {"no defence": "none", "blur": "blur", "median": "median", "JPEG": "JPEG", "purify only": "purify"}
+TUNED = {
+    "tuned on clean": ("clean", "none"),
+    "adversarial training": ("attacked", "none"),
+    "purify + tune": ("purify", "purify"),
+    "blur + tune": ("blur", "blur"),
+    "noise + tune": ("noise", "noise"),
+    "purify + tune, attack through both": ("purify, attack through both", "purify"),
+}  # name in the table: how it is tuned, what stands before it
+ONE_SEED = ("purify + tune, attack through both",)
+CANDIDATES: dict[str, tuple[str, tuple[float, ...]]] = {
+    "purify": ("sigma", (0.01, 0.02, 0.03, 0.05, 0.08)),
+    "blur": ("blur", (0.4, 0.6, 0.8, 1.0, 1.4)),
+    "JPEG": ("quality", (50, 75, 90)),
+}
+
+
+def choice(base: rr.Restorer, batches: Batches, file: Path) -> tuple[Strengths, dict[str, Any]]:
+    """The strength of each stage before the untuned restorer, on images set aside, and the curves.
+
+    Ours: the highest mean of PSNR without attack and under adaptive PGD of 10 steps at 4/255.
+    """
+    if file.is_file():
+        curves = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        curves = {}
+        for name, (field, values) in CANDIDATES.items():
+            curves[name] = [tried(Strengths(**{field: value}).stage(name), base, batches) | {field: value} for value in values]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(curves), encoding="utf-8")
+    best = {name: max(points, key=lambda p: p["no attack"] + p["adaptive"]) for name, points in curves.items()}
+    return Strengths(**{field: best[name][field] for name, (field, _) in CANDIDATES.items()}), curves
+
+
+def tried(stage: rr.Stage | None, base: rr.Restorer, batches: Batches) -> dict[str, float]:
+    """PSNR of what the stage makes of its input, of the restored image, and of that under attack."""
+    pipeline = Contestant("", base, stage).pipeline
+    attack, psnr = rr.attacks.PGD(rr.Linf(4 / 255), 10), TASK.metrics()[0]
+    sums = torch.zeros(3, dtype=torch.float64)
+    for images, target in batches:
+        attacked = attack(pipeline, images, TASK.untargeted(target).judged())
+        with torch.no_grad(), rr.evaluating(pipeline):
+            pairs = (pipeline.clean(images), images), (pipeline(images), target), (pipeline(attacked), target)
+        sums += torch.stack([psnr.measure(a, b)[:, 0].sum() for a, b in pairs]).cpu()
+    count = sum(len(images) for images, _ in batches)
+    names = ("input kept", "no attack", "adaptive")
+    return {name: round(float(value) / count, 4) for name, value in zip(names, sums, strict=True)}
+
+
+def seconds(who: Contestant, images: torch.Tensor) -> float:
+    """A megapixel, without gradient; the lowest of three."""
+    device, pixels = images.device.type, images.shape[0] * images.shape[2] * images.shape[3]
+    with torch.no_grad():
+        return min(harness.timed(lambda: who.pipeline(images), device) for _ in range(3)) / pixels * 1e6
+
+
+def contestants(pairs: dict[str, udc_data.Pairs], base: rr.Restorer, scale: Scale, strengths: Strengths, out: Path) -> Any:
+    """Those without tuning, then every tuning with seed 0, then the other seeds; trained as they are asked for."""
+    for name, stage in PLAIN.items():
+        yield Contestant(name, base, strengths.stage(stage))
+    for seed in range(scale.seeds):
+        for name, (how, stage) in TUNED.items():
+            if seed and name in ONE_SEED:
+                continue
+            net = tuned(how, base, pairs["train"], scale, strengths, seed, out / f"tuned {how} {seed}")
+            yield Contestant(name, net, strengths.stage(stage), seed)
+
+
+def run(options: argparse.Namespace, scale: Scale, displays: list[Any], name: str = "udc") -> dict[str, Any]:
+    """All of it; `name` of the results."""
+    out, began = options.out, time.process_time()
+    limits = (scale.judged, scale.images)
+    pairs = udc_data.pairs(options.data, out / "pairs", displays, scale.window, scale.view, limits)
+    base = restorer(pairs["train"], scale, out / "restorer")
+    there = {key: [(i.to(options.device), t.to(options.device)) for i, t in one.batches(one.images.shape[0])]
+             for key, one in pairs.items() if key != "train"}  # fmt: skip
+    strengths, curves = choice(base.to(options.device), there["choose"], out / "choice.json")
+    bench = Bench(there["test"], max(1, scale.few // 8), scale, out / "cells")
+    bench.base = base
+    found = udc_report.Findings(udc_report.about(scale, strengths, displays, pairs, harness.machine(options.device)))
+    for who in contestants(pairs, base, scale, strengths, out):
+        who.pipeline.to(options.device)
+        for cell in cells(who, who.seed == 0):
+            found.add(cell, bench.measured(cell))
+        if who.seed == 0:
+            found.seconds[who.name] = round(seconds(who, there["test"][0][0]), 3)
+            if who.name in ("purify only", "purify + tune"):
+                found.fresh[who.name] = {str(n): fresh(who, n, scale, there["test"][:1]) for n in (1, 10)}
+        print(f"{who.name}, seed {who.seed}: {time.process_time() - began:.0f} s", flush=True)
+        harness.write(name, {**found.content(), "choice": curves})
+    return found.content()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a folder of photographs")
+    parser.add_argument("--out", type=Path, required=True, help="for pairs, checkpoints and cells")
+    parser.add_argument("--scale", choices=tuple(SCALES), default="small")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    run(options, SCALES[options.scale], udc_data.displays())
+
+
+if __name__ == "__main__":
+    main()
