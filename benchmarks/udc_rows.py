@@ -165,23 +165,23 @@ class Bench:
         return {name: [round(v, 5) for v in value.tolist()] for name, value in zip(METRICS, values, strict=True)}
 
 
-def cells(who: Contestant, thorough: bool) -> Iterator[Cell]:
-    """All of one contestant. `thorough`: the seed that meets every attack; the others meet PGD that knows everything."""
+def cells(who: Contestant, thorough: bool, base: nn.Module | None = None) -> Iterator[Cell]:
+    """All of one contestant. `thorough`: it meets every attack; the others meet PGD that knows everything. `base`: the
+    restorer that images handed on are made on; alone, it is not handed its own.
+    """
     yield Cell(who, "none", 0)
-    for size in SIZES:
-        yield Cell(who, "PGD", size)
+    yield from (Cell(who, "PGD", size) for size in SIZES)
     if not thorough:
         return
-    views = VIEWS if who.stage is not None else ("adaptive", "handed on")
-    for name in ("PGD", "perceptual"):
-        for size in SIZES:
-            yield from (Cell(who, name, size, view) for view in views)
-    yield from (Cell(who, "noise", size) for size in SIZES)
+    handed = [] if who.stage is None and who.net is base else ["handed on"]
+    for size in SIZES:
+        yield from (Cell(who, "PGD", size, view) for view in (handed if who.stage is None else ["alone", *handed]))
+        yield from (Cell(who, "perceptual", size, view) for view in ["adaptive", *handed])
+        yield Cell(who, "noise", size)
+        yield Cell(who, "Square", size)
     yield Cell(who, "PGD", BEYOND)
     yield Cell(who, "C&W", 0)
-    for size in SIZES:
-        yield Cell(who, "SimBA", size)
-        yield Cell(who, "Square", size)
+    yield Cell(who, "SimBA", SIZES[-1])
 
 
 def fresh(who: Contestant, samples: int, scale: Scale, batches: Batches) -> list[float]:

@@ -130,6 +130,7 @@ def test_the_script_runs_at_toy_size_and_again_without_work(scripts, toy, tmp_pa
     assert json.loads(written["udc"]).keys() == {*first, "choice"}
     assert {row["defence"] for row in first["rows"]} == {"no defence", "purify only", "purify + tune", "noise + tune"}
     assert {row["view"] for row in first["rows"] if row["defence"] == "purify + tune"} == set(scripts.rows.VIEWS)
+    assert {row["view"] for row in first["rows"] if row["defence"] == "no defence"} == {"adaptive"}
     monkeypatch.setattr(rr.attacks.PGD, "run", lambda *_: pytest.fail("attacked again"))
     monkeypatch.setattr(main, "fresh", lambda *_: [])
     again = main.run(options, toy, scripts.data.displays(45, 3))
