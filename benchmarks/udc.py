@@ -9,6 +9,7 @@ small scale takes most of an hour of one CPU core, `full` is for a GPU. Displays
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import harness
 import robustrestore as rr
 import udc_data
 import udc_report
-from udc_rows import Batches, Bench, Contestant, cells, fresh
+from udc_rows import Batches, Bench, Cell, Contestant, fresh, further_cells, main_cells, thorough_cells
 from udc_trainings import SCALES, TASK, Scale, Strengths, restorer, tuned
 
 PLAIN = {
@@ -87,39 +88,58 @@ def seconds(who: Contestant, images: torch.Tensor) -> float:
         return min(harness.timed(lambda: who.pipeline(images), device) for _ in range(3)) / pixels * 1e6
 
 
-def contestants(pairs: dict[str, udc_data.Pairs], base: rr.Restorer, scale: Scale, strengths: Strengths, out: Path) -> Any:
-    """Those without tuning, then every tuning with seed 0, then the other seeds; trained as they are asked for."""
-    for name, stage in PLAIN.items():
-        yield Contestant(name, base, strengths.stage(stage))
-    for seed in range(scale.seeds):
-        for name, (how, stage) in TUNED.items():
-            if seed and name in FEWER:
-                continue
-            net = tuned(how, base, pairs["train"], scale, strengths, seed, out / f"tuned {how} {seed}")
-            yield Contestant(name, net, strengths.stage(stage), seed)
+class Contestants:
+    """By name and seed, tuned when first asked for."""
+
+    def __init__(self, base: rr.Restorer, train: udc_data.Pairs, scale: Scale, strengths: Strengths, out: Path) -> None:
+        self.base, self.train, self.scale, self.strengths, self.out = base, train, scale, strengths, out
+        self._known: dict[tuple[str, int], Contestant] = {}
+
+    def named(self, name: str, seed: int) -> Contestant:
+        """On the device of the restorer that all start from."""
+        if (name, seed) not in self._known:
+            how, stage = TUNED[name] if name in TUNED else ("", PLAIN[name])
+            net, place = self.base, self.out / f"tuned {how} {seed}"
+            if how:
+                net = tuned(how, self.base, self.train, self.scale, self.strengths, seed, place)
+            who = Contestant(name, net, self.strengths.stage(stage), seed)
+            who.pipeline.to(next(self.base.parameters()).device)
+            self._known[name, seed] = who
+        return self._known[name, seed]
+
+    def jobs(self) -> Iterator[tuple[Contestant, list[Cell]]]:
+        """What is measured, what matters most first: PGD, the other attacks, other seeds, rows with PGD alone."""
+        names = [name for name in (*PLAIN, *TUNED) if name not in FEWER]
+        for name in names:
+            yield (who := self.named(name, 0)), list(thorough_cells(who, self.base))
+        for name in names:
+            yield (who := self.named(name, 0)), list(further_cells(who))
+        for name in (name for name in names if name in TUNED):
+            for seed in range(1, self.scale.seeds):
+                yield (who := self.named(name, seed)), list(main_cells(who))
+        for name in FEWER:
+            yield (who := self.named(name, 0)), list(main_cells(who))
 
 
 def run(options: argparse.Namespace, scale: Scale, displays: list[Any], name: str = "udc") -> dict[str, Any]:
     """All of it; `name` of the results."""
     out, began = options.out, time.process_time()
-    limits = (scale.judged, scale.images)
-    pairs = udc_data.pairs(options.data, out / "pairs", displays, scale.window, scale.view, limits)
-    base = restorer(pairs["train"], scale, out / "restorer")
-    there = {key: [(i.to(options.device), t.to(options.device)) for i, t in one.batches(one.images.shape[0])]
-             for key, one in pairs.items() if key != "train"}  # fmt: skip
-    strengths, curves = choice(base.to(options.device), there["choose"], out / "choice.json")
-    bench = Bench(there["test"], max(1, scale.few // 8), scale, out / "cells")
-    bench.base = base
+    pairs = udc_data.pairs(options.data, out / "pairs", displays, scale.window, scale.view, (scale.judged, scale.images))
+    base = restorer(pairs["train"], scale, out / "restorer").to(options.device)
+    choose, test = (
+        [(i.to(options.device), t.to(options.device)) for i, t in pairs[key].batches()] for key in ("choose", "test")
+    )
+    strengths, curves = choice(base, choose, out / "choice.json")
+    bench = Bench(test, max(1, scale.few // 8), scale, out / "cells", base)
     found = udc_report.Findings(udc_report.about(scale, strengths, displays, pairs, harness.machine(options.device)))
-    for who in contestants(pairs, base, scale, strengths, out):
-        who.pipeline.to(options.device)
-        for cell in cells(who, who.seed == 0 and who.name not in FEWER, base):
+    for who, cells in Contestants(base, pairs["train"], scale, strengths, out).jobs():
+        for cell in cells:
             found.add(cell, bench.measured(cell))
-        if who.seed == 0:
-            found.seconds[who.name] = round(seconds(who, there["test"][0][0]), 3)
-            if who.name in ("purify only", "purify + tune"):
-                found.fresh[who.name] = {str(n): fresh(who, n, scale, there["test"][:1]) for n in (1, 10)}
-        print(f"{who.name}, seed {who.seed}: {time.process_time() - began:.0f} s", flush=True)
+        if who.seed == 0 and who.name not in found.seconds:
+            found.seconds[who.name] = round(seconds(who, test[0][0]), 3)
+        if who.name in ("purify only", "purify + tune") and who.seed == 0 and cells[0].attack == "C&W":
+            found.fresh[who.name] = {str(n): fresh(who, n, scale, test[:1]) for n in (1, 10)}
+        print(f"{who.name}, seed {who.seed}, {cells[0].attack} and more: {time.process_time() - began:.0f} s", flush=True)
         harness.write(name, {**found.content(), "choice": curves})
     return found.content()
 

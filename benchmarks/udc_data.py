@@ -21,10 +21,10 @@ class Pairs(NamedTuple):
     images: Tensor
     target: Tensor
 
-    def batches(self, count: int, size: int = 8) -> list[tuple[Tensor, Tensor]]:
-        """The first `count` of them in batches."""
-        cut = self.images[:count].split(size), self.target[:count].split(size)
-        return list(zip(*cut, strict=True))
+    def batches(self, device: str, size: int = 8) -> list[tuple[Tensor, Tensor]]:
+        """All of them, on a device."""
+        parts = (whole.to(device).split(size) for whole in (self.images, self.target))
+        return list(zip(*parts, strict=True))
 
     def crops(self, size: int) -> rr.data.Crops:
         """For `fit`: random crops. No flips: a display has a direction."""

@@ -93,10 +93,9 @@ def attack(name: str, size: int, scale: Scale) -> rr.Attack:
 class Bench:
     """Images, features and the folder that results are kept in."""
 
-    def __init__(self, batches: Batches, few: int, scale: Scale, folder: Path) -> None:
-        self.batches, self.few, self.scale, self.folder = batches, few, scale, folder
+    def __init__(self, batches: Batches, few: int, scale: Scale, folder: Path, base: nn.Module) -> None:
+        self.batches, self.few, self.scale, self.folder, self.base = batches, few, scale, folder, base
         self.perceptual = rr.losses.Perceptual(StreetFeatures().to(batches[0][0].device))
-        self.base: nn.Module | None = None
         self._made: dict[tuple[str, int], list[Tensor]] = {}
         self._print = digest(*(tensor for batch in batches for tensor in batch))
 
@@ -118,7 +117,7 @@ class Bench:
 
     def _about(self, cell: Cell) -> dict[str, str]:
         made = "none" if cell.attack == "none" else repr(attack(cell.attack, cell.size, self.scale))
-        base = fingerprint(self.base) if cell.view == "handed on" and self.base is not None else ""
+        base = fingerprint(self.base) if cell.view == "handed on" else ""
         stage = repr(cell.who.stage)
         return {"attack": made, "weights": fingerprint(cell.who.net) + base, "stage": stage, "images": self._print}
 
@@ -132,8 +131,6 @@ class Bench:
         if cell.view != "handed on":
             seen = cell.who.pipeline if cell.view == "adaptive" else rr.DefendedPipeline(cell.who.net)
             return self._craft(cell, seen, images, target)
-        if self.base is None:
-            raise ValueError("base: expected the restorer before tuning, got None: set it first")
         made = self._made.setdefault((cell.attack, cell.size), [])
         if number == len(made):
             made.append(self._craft(cell, rr.DefendedPipeline(self.base), images, target))
@@ -165,22 +162,26 @@ class Bench:
         return {name: [round(v, 5) for v in value.tolist()] for name, value in zip(METRICS, values, strict=True)}
 
 
-def cells(who: Contestant, thorough: bool, base: nn.Module | None = None) -> Iterator[Cell]:
-    """All of one contestant. `thorough`: it meets every attack; the others meet PGD that knows everything. `base`: the
-    restorer that images handed on are made on; alone, it is not handed its own.
-    """
+def main_cells(who: Contestant) -> Iterator[Cell]:
+    """No attack, and PGD that knows everything."""
     yield Cell(who, "none", 0)
     yield from (Cell(who, "PGD", size) for size in SIZES)
-    if not thorough:
-        return
+
+
+def thorough_cells(who: Contestant, base: nn.Module) -> Iterator[Cell]:
+    """Attackers who know less, and PGD beyond reason. `base`: on which images handed on are made; its own are no news."""
+    yield from main_cells(who)
     handed = [] if who.stage is None and who.net is base else ["handed on"]
-    for size in SIZES:
-        yield from (Cell(who, "PGD", size, view) for view in (handed if who.stage is None else ["alone", *handed]))
-        yield from (Cell(who, "perceptual", size, view) for view in ["adaptive", *handed])
-        yield Cell(who, "noise", size)
-        yield Cell(who, "Square", size)
+    for view in handed if who.stage is None else ["alone", *handed]:
+        yield from (Cell(who, "PGD", size, view) for size in SIZES)
     yield Cell(who, "PGD", BEYOND)
+
+
+def further_cells(who: Contestant) -> Iterator[Cell]:
+    """The other attacks."""
     yield Cell(who, "C&W", 0)
+    for size in SIZES:
+        yield from (Cell(who, name, size) for name in ("noise", "perceptual", "Square"))
     yield Cell(who, "SimBA", SIZES[-1])
 
 

@@ -25,7 +25,7 @@ class Scale:
 
     width: int = 16
     steps: int = 6000
-    tune: int = 600
+    tune: int = 400
     batch: int = 8
     crop: int = 64
     window: int = 128
@@ -35,7 +35,7 @@ class Scale:
     few: int = 8
     seeds: int = 3
     attack_steps: int = 20
-    queries: int = 250
+    queries: int = 100
     searches: int = 9
     descent: int = 20
 

@@ -43,9 +43,7 @@ def toy(scripts):
 def gray(scripts, toy, tmp_path: Path):
     """A bench of two gray images, which a restorer that does nothing restores exactly."""
     images = torch.full((2, 3, 32, 32), 0.5)
-    bench = scripts.rows.Bench([(images, images)], 1, replace(toy, attack_steps=20), tmp_path)
-    bench.base = nn.Identity()
-    return bench
+    return scripts.rows.Bench([(images, images)], 1, replace(toy, attack_steps=20), tmp_path, nn.Identity())
 
 
 class Flat(rr.Purifier):
