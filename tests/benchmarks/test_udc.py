@@ -120,6 +120,7 @@ def test_the_script_runs_at_toy_size_and_again_without_work(scripts, toy, tmp_pa
     monkeypatch.setattr(
         main, "CANDIDATES", {"purify": ("sigma", (0.02,)), "blur": ("blur", (1.0,)), "JPEG": ("quality", (50,))}
     )
+    monkeypatch.setattr(main, "FEWER", ())
     monkeypatch.setattr(scripts.rows, "SIZES", (4,))
     for name, photograph in rr.assets.photographs().items():
         save_image(photograph[0, :, :64, :80], tmp_path / "photographs" / f"{name}.png")
