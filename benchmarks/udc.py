@@ -126,7 +126,7 @@ def run(options: argparse.Namespace, scale: Scale, displays: list[Any], name: st
     out, began = options.out, time.process_time()
     pairs = udc_data.pairs(options.data, out / "pairs", displays, scale.window, scale.view, (scale.judged, scale.images))
     base = restorer(pairs["train"], scale, out / "restorer").to(options.device)
-    choose, test = (pairs[key].batches(options.device) for key in ("choose", "test"))
+    choose, test = (pairs[key].batches(n, options.device) for key, n in (("choose", scale.judged), ("test", scale.images)))
     strengths, curves = choice(base, choose, out / "choice.json")
     bench = Bench(test, max(1, scale.few // 8), scale, out / "cells", base)
     found = udc_report.Findings(udc_report.about(scale, strengths, displays, pairs, harness.machine(options.device)))

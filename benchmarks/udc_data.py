@@ -21,9 +21,9 @@ class Pairs(NamedTuple):
     images: Tensor
     target: Tensor
 
-    def batches(self, device: str, size: int = 8) -> list[tuple[Tensor, Tensor]]:
-        """All of them, on a device."""
-        parts = (whole.to(device).split(size) for whole in (self.images, self.target))
+    def batches(self, count: int, device: str, size: int = 8) -> list[tuple[Tensor, Tensor]]:
+        """The first `count` of them, on a device."""
+        parts = (whole[:count].to(device).split(size) for whole in (self.images, self.target))
         return list(zip(*parts, strict=True))
 
     def crops(self, size: int) -> rr.data.Crops:

@@ -30,7 +30,7 @@ class Scale:
     crop: int = 64
     window: int = 128
     view: int = 96
-    images: int = 24
+    images: int = 16
     judged: int = 16
     few: int = 8
     seeds: int = 3
