@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from . import registry
 from .component import Component
 
+MODELS = "street, derain, timm:NAME, torchvision:NAME or package.module:callable"
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -125,16 +126,19 @@ class Photographs(Dataset[tuple[Tensor, Tensor]]):
 def data(text: str, split: str = "val", size: Sequence[int] | None = None) -> tuple[Dataset[tuple[Tensor, Tensor]], str]:
     """A data set and the name of its task.
 
-    `camvid:FOLDER`, `pairs:DEGRADED_FOLDER,CLEAN_FOLDER`, or `photographs` (bundled; image and target are the same).
+    `camvid:FOLDER`, `classes:FOLDER` (a sub-folder a class), `pairs:DEGRADED_FOLDER,CLEAN_FOLDER`, or `photographs` (bundled;
+    image and target are the same).
     `size`: height and width; CamVid defaults to that of the bundled segmenter.
     """
     from .assets.bundled import STREET_SIZE
-    from .data import CamVid, PairFolder
+    from .data import CamVid, ClassFolder, PairFolder
 
     name, _, place = text.partition(":")
     shape = None if size is None else (int(size[0]), int(size[1]))
     if name == "camvid" and place:
         return CamVid(Path(place), cast(Any, split), shape or STREET_SIZE), "segmentation"
+    if name == "classes" and place:
+        return ClassFolder(Path(place), shape), "classification"
     if name == "pairs" and place.count(",") == 1:
         degraded, clean = place.split(",")
         return PairFolder(Path(degraded), Path(clean), shape), "restoration"
@@ -142,7 +146,7 @@ def data(text: str, split: str = "val", size: Sequence[int] | None = None) -> tu
         raise ValueError("photographs: expected no size, they have one: leave --size out")
     if name == "photographs" and not place:
         return Photographs(), "restoration"
-    raise ValueError(f"{text!r}: expected camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")
+    raise ValueError(f"{text!r}: expected camvid:FOLDER, classes:FOLDER, pairs:DEGRADED,CLEAN or photographs")
 
 
 class Batches:
@@ -169,8 +173,19 @@ class Batches:
             yield spoiled.to(self.device), torch.stack(targets).to(self.device)
 
 
+def model_name(text: str | None, task: str) -> str:
+    """The model's text, by default the bundled one for the task; ValueError where none is bundled."""
+    bundled = {"segmentation": "street", "restoration": "derain"}
+    if text is None and task not in bundled:
+        raise ValueError(f"--model: expected one for {task}, {MODELS}: none is bundled")
+    return text or bundled[task]
+
+
 def model(text: str) -> nn.Module:
-    """A model: `street` or `derain` (bundled), or `package.module:callable`, which is imported and called."""
+    """A model: `street` or `derain` (bundled), `timm:NAME`, `torchvision:NAME`, or `package.module:callable`, which is called.
+
+    Those of timm and torchvision are classifiers with the weights that their makers publish, or `NAME,FILE` those of a file.
+    """
     from . import assets, restorers
 
     if text == "street":
@@ -179,7 +194,12 @@ def model(text: str) -> nn.Module:
         return restorers.UNet.derain()
     module, _, name = text.partition(":")
     if not name:
-        raise ValueError(f"{text!r}: expected street, derain or package.module:callable that returns a torch.nn.Module")
+        raise ValueError(f"{text!r}: expected {MODELS} that returns a torch.nn.Module")
+    if module in ("timm", "torchvision"):
+        from .integrations.classifiers import timm, torchvision
+
+        kind, _, file = name.partition(",")
+        return (timm if module == "timm" else torchvision)(kind, file or None)
     if "" not in sys.path:
         sys.path.insert(0, "")  # modules of the current folder, as with python -m
     try:

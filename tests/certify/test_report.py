@@ -14,6 +14,7 @@ import robustrestore as rr
 from robustrestore import certify, diffusion
 
 NOISE = certify.Gaussian(0.25)
+EPS = [0.0, 0.02]
 
 
 def classified(folder: Path | None = None, **more: object) -> certify.CertifiedReport:
@@ -41,7 +42,7 @@ def test_figures_of_a_classifier_are_those_of_its_rows(tmp_path: Path) -> None:
     assert report.curve()[0][1] == pytest.approx(len(good) / 30)
     area = sum((b[0] - a[0]) * b[1] for a, b in zip(report.curve(), report.curve()[1:], strict=False))
     assert area == pytest.approx(report.acr()["value"])  # the ACR is the area below the curve
-    assert len(list(tmp_path.glob("part-00000*/batch-*.safetensors"))) == 30
+    assert len(list(tmp_path.glob("part-0000*/batch-*.safetensors"))) == 30
     assert classified(tmp_path).json() == report.json()
     assert "certified with probability at least 1 - 0.001" in report.markdown()
     assert "not for the base model" in report.markdown()
@@ -80,7 +81,13 @@ def test_10_mean_iou_by_hand_with_abstentions() -> None:
     assert mean == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("make", [classified, segmented], ids=["classifier", "segmenter"])
+def restored(folder: Path | None = None) -> certify.CertifiedReport:
+    images = photos(3, 12, 12)
+    smoothed = certify.SmoothedRestorer(nn.AvgPool2d(3, 1, 1, count_include_pad=False), certify.Gaussian(0.05))
+    return certify.measure_restorer(smoothed, [(images[:2], images[:2]), (images[2:], images[2:])], EPS, 200, folder=folder)
+
+
+@pytest.mark.parametrize("make", [classified, segmented, restored], ids=["classifier", "segmenter", "restorer"])
 def test_recheck_finds_nothing_in_a_report_as_made(make: object, tmp_path: Path) -> None:
     report = make()  # type: ignore[operator]
     assert certify.recheck(report) == []
@@ -140,6 +147,88 @@ def test_recheck_finds_what_was_changed(tmp_path: Path) -> None:
     assert list(dict.fromkeys(text.split(":")[0] for text in certify.recheck(file))) == ["summary", "row 0", "row 1"]
 
 
+def test_recheck_finds_what_was_changed_of_restored_images(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    report = restored(tmp_path / "progress")
+    report.save(tmp_path)
+    assert report.json() == restored().json()  # a folder changes nothing
+    assert certify.recheck(tmp_path) == []
+    content, counts = json.loads(report.json()), tmp_path / "counts" / "000001.safetensors"
+
+    def changed(path: list[object], value: object) -> list[str]:
+        other = json.loads(report.json())
+        at = other
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = value
+        (tmp_path / "certified.json").write_text(json.dumps(other))
+        return certify.recheck(tmp_path)
+
+    psnr = content["rows"][1]["certified"]["0.02"]
+    found = changed(["rows", 1, "certified", "0.02"], psnr + 1e-6)
+    assert f"row 1: L2 <= 0.02: expected {psnr:.9g}, got {psnr + 1e-6}" in found
+    assert changed(["rows", 2, "psnr"], 40.0)[-1].startswith("row 2: PSNR: expected")
+    for path, value in (
+        (["about", "alpha"], 0.01),
+        (["about", "noise", "settings", "sigma"], 0.06),
+        (["about", "eps"], [0.0, 0.01]),
+    ):
+        assert len([text for text in changed(path, value) if text.startswith("row")]) >= 3
+    assert "expected 201 draws" in changed(["about", "draws"], [50, 201])[0]
+    (tmp_path / "certified.json").write_text(report.json())
+    tensors = load_file(counts)
+    tensors["counts"][3] += tensors["counts"][40]
+    tensors["counts"][40] = 0  # the sums are as before
+    save_file(tensors, counts)
+    assert certify.recheck(tmp_path) == ["row 1: counts: expected those that the row was made from, got others"]
+    honest = certify.CertifiedReport.load(tmp_path)
+    honest.rows[1]["counts"] = honest.evidence[1].digest()
+    assert any(text.startswith("row 1: L2 <=") for text in certify.recheck(honest))
+    counts.unlink()
+    assert certify.recheck(tmp_path) == ["counts: expected a file in counts for each of 3 rows, got 2"]
+
+
+def test_counts_give_bounds_for_other_sizes_and_alphas_without_the_model() -> None:
+    from robustrestore.certify.restorer import intervals, median_bounds
+
+    image, smoothed = photos(1, 8, 8), certify.SmoothedRestorer(nn.Identity(), NOISE)
+    (counted,) = smoothed.counts(image, 400)
+    assert counted["counts"].dtype == torch.int16
+    (direct,) = smoothed.median(image, [0.1], 400, 0.01)
+    again = intervals(counted, 0.1 / 0.25, 400, 0.01, median_bounds)
+    assert all(torch.equal(a, b) for a, b in zip(again, (direct[0].middle, direct[0].low, direct[0].high), strict=True))
+
+
+def test_batches_and_images_do_not_matter_and_progress_counts_images() -> None:
+    model, images = Line(), images_of(5)
+    target, smoothed = model(images).argmax(1), certify.SmoothedClassifier(Line(), NOISE)
+    seen: list[tuple[int, int]] = []
+    reports = [
+        certify.measure_classifier(
+            smoothed, [(images[a:b], target[a:b]) for a, b in cuts], (10, 100), progress=lambda *p: seen.append(p)
+        )
+        for cuts in ([(0, 5)], [(0, 2), (2, 4), (4, 5)])
+    ]
+    assert reports[0].json() == reports[1].json()
+    assert seen[:5] == [(k, 5) for k in range(1, 6)]
+    assert seen[5:] == [*((k, 6) for k in range(1, 6)), (5, 5)]  # the last batch was smaller than its length said
+    maps, restorer = certify.SmoothedSegmenter(PixelSegmenter(), NOISE), certify.SmoothedRestorer(nn.Identity(), NOISE)
+    shots = photos(2, 8, 8)
+    for ask in (
+        lambda told: certify.measure_segmenter(maps, [(shots, torch.zeros(2, 8, 8).long())], (5, 60), progress=told),
+        lambda told: certify.measure_restorer(restorer, [(shots, shots)], [0.0], 20, progress=told),
+        lambda told: maps.certify(shots, 5, 60, progress=told),
+        lambda told: smoothed.certify(images[:2], 10, 100, progress=told),
+        lambda told: restorer.median(shots, [0.0], 20, progress=told),
+        lambda told: restorer.mean(shots, [0.0], 20, progress=told),
+        lambda told: certify.CentreSmoothing(nn.Identity(), NOISE).certify(shots, [0.0], 50, 20, 0.1, progress=told),
+    ):
+        seen.clear()
+        ask(lambda *p: seen.append(p))
+        assert seen == [(1, 2), (2, 2)]
+
+
 def test_report_of_a_restorer_and_its_limits() -> None:
     images = photos(2, 12, 12)
     smoothed = certify.SmoothedRestorer(nn.Identity(), certify.Gaussian(0.05))
@@ -147,8 +236,6 @@ def test_report_of_a_restorer_and_its_limits() -> None:
     summary = report.summary()
     assert summary["certified PSNR, L2 <= 0"]["value"] > summary["certified PSNR, L2 <= 0.02"]["value"]
     assert summary["PSNR of the noisy input"]["value"] == pytest.approx(20 * math.log10(1 / 0.05), abs=0.01)
-    with pytest.raises(ValueError, match="no counts"):
-        certify.recheck(report)
     with pytest.raises(ValueError, match="classification"):
         report.acr()
 

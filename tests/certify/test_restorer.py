@@ -188,14 +188,16 @@ def test_mean_shares_alpha_among_the_values(values: int) -> None:
     assert torch.allclose(high - mean, torch.from_numpy(half))
 
 
-def test_counts_of_the_median_are_kept_in_32_bits() -> None:
+def test_counts_of_the_median_are_kept_in_16_bits_where_they_fit() -> None:
     smoothed = certify.SmoothedRestorer(identity, GAUSS, chunk=9)
     image = grey(3)
     own = torch.Generator().manual_seed(0)
     blocks = iter([image + SIGMA * torch.randn(k, 1, 3, 3, generator=own) for k in (20, 100)])
     counted = smoothed._histogram(blocks, 20, 100)
-    assert counted["total"].dtype == torch.int32
-    assert set(counted["total"][-1].flatten().tolist()) == {100}
+    assert counted["counts"].dtype == torch.int16
+    assert set(counted["counts"].sum(0).flatten().tolist()) == {100}
+    blocks = iter([image + SIGMA * torch.randn(k, 1, 3, 3, generator=own) for k in (20, 39_000)])
+    assert smoothed._histogram(blocks, 20, 39_000)["counts"].dtype == torch.int32
 
 
 def test_wrong_sizes_and_draws_are_named() -> None:

@@ -33,7 +33,8 @@ def test_18_scale_and_family_are_chosen_by_acr_and_then_frozen(tmp_path: Path) -
     choice = certify.select_noise(smoothed(*noises), batches(), draws=(50, 1000), folder=tmp_path)
     assert choice.noise.config() == noises[1].config()
     wanted = [expected(sigma, 1000, 0.001) for sigma in (0.02, 0.3, 2.0)]
-    assert choice.values()[:3] == pytest.approx(wanted, rel=0.1, abs=0.01)
+    assert choice.values()[:2] == pytest.approx(wanted[:2], rel=0.1, abs=0.01)
+    assert choice.values()[2] == pytest.approx(wanted[2], abs=0.04)  # shares near one half: 24 images scatter by 0.016
     other = choice.measure(batches(images_of(24, seed=5)), draws=(50, 500))
     assert other.about["noise"] == noises[1].config()
     assert other.about["noise selected"] == {"norm": "l2", "candidates": 4, "images": 24}

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from toys import PixelSegmenter, photos
 from typer.testing import CliRunner, Result
 
@@ -57,6 +58,28 @@ def test_certify_label_maps_and_recheck_them(tmp_path: Path) -> None:
     assert "threshold: expected" in result.output
 
 
+def test_certify_classes(tmp_path: Path) -> None:
+    """Red, green and blue images of 3 x 4 pixels, and the model that says so: every certificate is right."""
+    for label, name in enumerate(("a_red", "b_green", "c_blue")):
+        image = torch.full((3, 4, 4), 0.2)
+        image[label] = 0.8
+        for k in range(2):
+            rr.data.save_image(image, tmp_path / "classes" / name / f"{k}.png")
+    data, out = f"classes:{tmp_path / 'classes'}", tmp_path / "out"
+    common = ("--noise", "gaussian(0.1)", "--n0", 10, "--n", 100, "--limit", 3, "--out", out)
+    result = run("certify", data, "--model", "toys_certify:Colour", *common)
+    assert result.exit_code == 0, result.output
+    content = json.loads((out / "certified.json").read_text())
+    assert [(row["prediction"], row["target"]) for row in content["rows"]] == [(0, 0), (1, 1), (2, 2)]
+    assert content["summary"]["l2 >= 0"]["value"] == 1.0
+    assert run("recheck", out).exit_code == 0
+    result = run("certify", data, *common)
+    assert result.exit_code == 2
+    assert "--model: expected one for classification" in result.output
+    result = run("certify", data, "--model", "toys_certify:Colour", "--tau", 0.8, "--out", out)
+    assert "--tau: expected options of classification" in result.output
+
+
 def test_certify_restored_images(tmp_path: Path) -> None:
     for name, image in zip("ab", photos(2, 16, 16), strict=True):
         rr.data.save_image(image, tmp_path / "clean" / f"{name}.png")
@@ -66,8 +89,8 @@ def test_certify_restored_images(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "certified PSNR, L2 <= 0.01" in result.output
     result = run("recheck", out)
-    assert result.exit_code == 2
-    assert "holds no counts" in result.output
+    assert result.exit_code == 0, result.output
+    assert "Every certificate follows" in result.output
     result = run("certify", pairs, "--tau", 0.8, "--n0", 5, "--out", tmp_path / "no")
     assert result.exit_code == 2
     assert "--n0, --tau: expected options of restoration" in result.output

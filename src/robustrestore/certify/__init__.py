@@ -1,6 +1,7 @@
 """Certificates by randomised smoothing: what a model averaged over noise can be promised to answer. Knows no attack."""
 
 from . import bounds as bounds
+from . import spread as spread
 from .additive import Gaussian as Gaussian
 from .additive import GeneralisedNormal as GeneralisedNormal
 from .additive import HyperbolicSecant as HyperbolicSecant

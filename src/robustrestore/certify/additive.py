@@ -22,7 +22,7 @@ class Gaussian(Symmetric, name="gaussian"):
 
     def sample_like(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """sigma times standard normal noise."""
-        return torch.randn(**drawn(images, generator)) * self.sigma
+        return torch.randn(**drawn(images, generator)).mul_(self.sigma)
 
     def quantile(self, p: Array) -> Array:
         """sigma z."""

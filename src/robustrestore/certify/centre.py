@@ -12,7 +12,8 @@ from . import bounds
 from .additive import Gaussian
 from .noise import Noise
 from .restorer import gaussian, like, psnr, sizes
-from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, sampling
+from .spread import Progress, Tally, tallies
+from .stream import ChunkSize, Model, answers, check, fingerprint, sampling
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """`(outputs [N, ...], one [1, ...]) -> [N]`, symmetric, with the triangle inequality: a squared distance has none."""
@@ -117,16 +118,19 @@ class CentreSmoothing:
         bounds.check_alpha(alpha)
         bounds.check_counts(n0=n0, n=n)
         wanted, base, found = sizes(eps), fingerprint(self.model), []
-        for number, image in enumerate(images):
+
+        def count(image: Tensor, number: int) -> Tally:
             with sampling(self.model, self.noise, image, self._size, seed, str(number)) as blocks:
                 centre = self._centre(blocks, n0, alpha / 2)
-                out: dict[float, float | None] = dict.fromkeys(wanted)
-                if centre is not None:
-                    far = self._distances(blocks, n, centre[None])[0].sort().values
-                    out = {e: self._moved(far, e, alpha / 2) for e in wanted}
+                if centre is None:
+                    return {}
+                far = self._distances(blocks, n, centre[None])[0].sort().values
+                return {"centre": centre, "far": far}
+
+        for done in tallies(images, None, count, progress):
+            out = {e: self._moved(done["far"], e, alpha / 2) if done else None for e in wanted}
+            centre = done["centre"].to(images.device) if done else None
             found.append(CentreCertificate(centre, out, n0, n, alpha, self.noise, base, self.distance))
-            if progress is not None:
-                progress(number + 1, len(images))
         return found
 
     def _moved(self, far: Tensor, eps: float, alpha: float) -> float | None:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import digest
 from . import bounds
 from .certificate import Certificate
 from .noise import Noise, Norm
-from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, kept, sampling
+from .spread import Progress, Tally, tallies
+from .stream import ChunkSize, Model, answers, check, fingerprint, kept, sampling
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,9 @@ class SmoothedClassifier:
         `n0` draws choose the class, `n` fresh ones bound its probability. For a statement about all of N images at once hand
         over alpha / N. Under a `seed` the draws are the same on one kind of device, whatever the chunk; an attacker who knows
         it could choose images by them, so it is for measurements. `folder`: finished images are kept there, and a killed run
-        goes on. `looks`: stop early. Memory does not grow with `n`. Under a finite noise all draws are gone through, and the
-        model must be deterministic: ValueError otherwise. Warns where `n` draws can only abstain.
+        goes on. `looks`: stop early. Memory does not grow with `n`. Under `torchrun` the processes share the images, and each
+        hands back all certificates. Under a finite noise all draws are gone through, and the model must be deterministic:
+        ValueError otherwise. Warns where `n` draws can only abstain.
         """
         check(self.model, self.noise, images)
         bounds.check_alpha(alpha)
@@ -118,17 +119,12 @@ class SmoothedClassifier:
             _warn(n, level, bounds.fewest_samples(0.5, level * (1 - 1e-9)))
         base = fingerprint(self.model)
         journal = kept(folder, self.model, self._about(base, n0, n, alpha, seed, looks))
-        found = []
-        for number, image in enumerate(images):
-            done = None if journal is None else journal.read(number, digest(image))
-            if done is None:
-                done = self._tally(image, (n0, n, alpha), seed, number, looks)
-                if journal is not None:
-                    journal.write(number, digest(image), done)
-            found.append(self._certificate(done, tuple(image.shape), (n0, alpha), base, looks))
-            if progress is not None:
-                progress(number + 1, len(images))
-        return found
+
+        def count(image: Tensor, number: int) -> Tally:
+            return self._tally(image, (n0, n, alpha), seed, number, looks)
+
+        shape, known = tuple(images.shape[1:]), tallies(images, journal, count, progress)
+        return [self._certificate(done, shape, (n0, alpha), base, looks) for done in known]
 
     def _about(self, base: str, n0: int, n: int, alpha: float, seed: int | None, looks: Looks | None) -> dict[str, Any]:
         return {
@@ -143,14 +139,14 @@ class SmoothedClassifier:
 
     def _tally(
         self, image: Tensor, wanted: tuple[int, int, float], seed: int | None, number: int, looks: Looks | None
-    ) -> dict[str, Tensor]:
+    ) -> Tally:
         """The counts of both phases: all that is random."""
         n0, n, alpha = wanted
         with sampling(self.model, self.noise, image, self._size, seed, str(number)) as blocks:
             counts = chosen = self._counted(blocks, n0)
             if self.noise.count is None:
                 counts = self._looked(blocks, int(chosen.argmax()), n, alpha, image.numel(), looks)
-        return {"chosen": chosen.cpu(), "counts": counts.cpu()}
+        return {"chosen": chosen, "counts": counts}
 
     def _looked(self, blocks: Iterator[Tensor], label: int, n: int, alpha: float, values: int, looks: Looks | None) -> Tensor:
         """The counts of the second phase, up to the look that decides."""
@@ -183,7 +179,7 @@ class SmoothedClassifier:
         return counts
 
     def _certificate(
-        self, done: dict[str, Tensor], shape: tuple[int, ...], wanted: tuple[int, float], base: str, looks: Looks | None
+        self, done: Tally, shape: tuple[int, ...], wanted: tuple[int, float], base: str, looks: Looks | None
     ) -> Certificate:
         counts, (n0, alpha) = done["counts"].tolist(), wanted
         level = 0.0 if self.noise.count is not None else alpha / (1 if looks is None else len(looks.at))

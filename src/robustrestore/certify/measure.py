@@ -1,7 +1,9 @@
 """From a smoothed model and labelled batches to a report of certificates."""
 
+import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +12,71 @@ from torch import Tensor
 
 from ..runs import spawn
 from . import bounds
+from .additive import Gaussian
 from .certificate import Certificate
 from .classifier import Looks, SmoothedClassifier
+from .evidence import Evidence
 from .report import CertifiedReport
-from .restorer import SmoothedRestorer, like, psnr
+from .restorer import IntervalCertificate, SmoothedRestorer, intervals, like, median_bounds, psnr, sizes
 from .segmenter import SegmentationCertificate, SmoothedSegmenter, correction_name
+from .spread import Progress, Tally, alone, gathered, place
 from .stream import bound
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-Part = tuple[Tensor, Tensor, int | None, Path | None]
 Shape = Callable[[Tensor], tuple[int, ...]]
-Done = Callable[[int], None]
-"""Called with the number of images done."""
+Row = dict[str, Any]
+Work = Callable[[Tensor, Tensor, int | None, Path | None], tuple[Row, Evidence | None]]
+"""`(one image [1, ...], its target, seed, folder) -> its row`."""
 
 
-def _parts(batches: Batches, seed: int | None, folder: str | Path | None, shape: Shape) -> Iterable[Part]:
-    """Each batch with a seed and a folder of its own; ValueError for targets of another shape, and where there is no batch."""
-    number = -1
-    for number, (images, target) in enumerate(batches):
-        wanted = shape(images)
-        if not isinstance(target, Tensor) or tuple(target.shape) != wanted:
-            got = list(target.shape) if isinstance(target, Tensor) else type(target).__name__
-            raise ValueError(f"batches: expected targets {list(wanted)} for images {list(images.shape)}, got {got}")
-        own = None if seed is None else spawn(seed, f"batch {number}")
-        yield images, target, own, None if folder is None else Path(folder) / f"part-{number:06d}"
-    if number < 0:
+def _measured(
+    batches: Batches, seed: int | None, folder: str | Path | None, shape: Shape, progress: Progress | None, work: Work
+) -> tuple[list[Row], list[Evidence]]:
+    """The row of every image, each with a seed and a folder of its own, so that neither batches nor processes matter.
+
+    Under `torchrun` or `accelerate launch` the processes share the images. ValueError for targets of another shape, and where
+    there is no batch.
+    """
+    rank, world = place()
+    own: dict[int, tuple[Row, Evidence | None]] = {}
+    number = known = 0
+    for images, target in batches:
+        _check_target(images, target, shape(images))
+        known = known or operator.length_hint(batches) * len(images)  # the last batch may be smaller
+        for image, wanted in zip(images, target, strict=True):
+            if number % world == rank:
+                drawn = None if seed is None else spawn(seed, f"image {number}")
+                kept = None if folder is None else Path(folder) / f"part-{number:06d}"
+                with alone():
+                    own[number] = work(image[None], wanted, drawn, kept)
+            number += 1
+            if progress is not None and rank == 0:
+                progress(number, max(number, known))
+    if not number:
         raise ValueError("batches: expected at least one of (images, targets), got none: is the loader used up?")
+    if progress is not None and rank == 0 and known != number:
+        progress(number, number)
+    found = [own[k] for k in range(number)] if world == 1 else _together(own, number)
+    return [row for row, _ in found], [one for _, one in found if one is not None]
+
+
+def _check_target(images: Tensor, target: object, wanted: tuple[int, ...]) -> None:
+    if not isinstance(target, Tensor) or tuple(target.shape) != wanted:
+        got = list(target.shape) if isinstance(target, Tensor) else type(target).__name__
+        raise ValueError(f"batches: expected targets {list(wanted)} for images {list(images.shape)}, got {got}")
+
+
+def _together(own: Mapping[int, tuple[Row, Evidence | None]], count: int) -> list[tuple[Row, Evidence | None]]:
+    """The rows of all processes, in all processes: as JSON, beside the tensors of evidence."""
+    told: dict[int, Tally] = {}
+    for number, (row, evidence) in own.items():
+        held = {} if evidence is None else evidence.tensors()
+        told[number] = {**held, "row": torch.frombuffer(bytearray(json.dumps(row).encode()), dtype=torch.uint8)}
+    found: list[tuple[Row, Evidence | None]] = []
+    for tally in gathered(told, count):
+        row = json.loads(tally.pop("row").numpy().tobytes())
+        found.append((row, Evidence(tally) if tally else None))
+    return found
 
 
 def measure_classifier(
@@ -46,17 +87,17 @@ def measure_classifier(
     seed: int | None = 0,
     folder: str | Path | None = None,
     looks: Looks | None = None,
-    progress: Done | None = None,
+    progress: Progress | None = None,
 ) -> CertifiedReport:
     """Certify every image of (images [N, C, H, W], labels [N]); `draws`: (n0, n). Goes on in `folder` after a kill."""
-    rows: list[dict[str, Any]] = []
     noise = smoothed.noise
+
+    def work(image: Tensor, label: Tensor, own: int | None, kept: Path | None) -> tuple[Row, None]:
+        (found,) = smoothed.certify(image, *draws, alpha, own, kept, looks)
+        return {**found.row(), "target": int(label), "shape": list(found.shape)}, None
+
     with bound(smoothed.model) as base:
-        for images, target, own, place in _parts(batches, seed, folder, lambda x: (len(x),)):
-            found = smoothed.certify(images, *draws, alpha, own, place, looks)
-            rows += [{**c.row(), "target": int(label), "shape": list(c.shape)} for c, label in zip(found, target, strict=True)]
-            if progress is not None:
-                progress(len(rows))
+        rows, _ = _measured(batches, seed, folder, lambda x: (len(x),), progress, work)
     level = 0.0 if noise.count is not None else alpha / (1 if looks is None else len(looks.at))
     known = draws if noise.count is None else (noise.count, noise.count)
     about = _about(smoothed, base, known, 0.0 if noise.count is not None else alpha, seed)
@@ -74,16 +115,16 @@ def measure_segmenter(
     folder: str | Path | None = None,
     correction: bounds.Correction = bounds.holm,
     ignore: int = 255,
-    progress: Done | None = None,
+    progress: Progress | None = None,
 ) -> CertifiedReport:
     """Certify every image of (images, label maps [N, H, W]); pixels labelled `ignore` are tested but not scored."""
-    rows: list[dict[str, Any]] = []
+
+    def work(image: Tensor, labels: Tensor, own: int | None, kept: Path | None) -> tuple[Row, None]:
+        (found,) = smoothed.certify(image, *draws, alpha, correction, own, kept)
+        return segmentation_row(found, labels.cpu(), ignore), None
+
     with bound(smoothed.model) as base:
-        for images, target, own, place in _parts(batches, seed, folder, lambda x: (len(x), *x.shape[2:])):
-            found = smoothed.certify(images, *draws, alpha, correction, own, place)
-            rows += [segmentation_row(c, labels.cpu(), ignore) for c, labels in zip(found, target, strict=True)]
-            if progress is not None:
-                progress(len(rows))
+        rows, _ = _measured(batches, seed, folder, lambda x: (len(x), *x.shape[2:]), progress, work)
     about = _about(smoothed, base, draws, alpha, seed) | {"tau": smoothed.tau, "correction": correction_name(correction)}
     return CertifiedReport("segmentation", rows, about | {"ignore": ignore})
 
@@ -133,21 +174,42 @@ def measure_restorer(
     alpha: float = 0.001,
     seed: int | None = 0,
     folder: str | Path | None = None,
-    progress: Done | None = None,
+    progress: Progress | None = None,
 ) -> CertifiedReport:
-    """Certify the median image for every (images, targets) at L2 sizes `eps`. The JSON holds PSNR, no counts: no recheck."""
-    rows: list[dict[str, Any]] = []
+    """Certify the median image for every (images, targets) at L2 sizes `eps`.
+
+    The report holds what was counted and the targets, some 140 bytes for each value of an image; with a `folder` the counts
+    stay there until the report is saved.
+    """
+    wanted = sizes(eps)
+
+    def work(image: Tensor, target: Tensor, own: int | None, kept: Path | None) -> tuple[Row, Evidence]:
+        (counted,) = smoothed.counts(image, n, seed=own, folder=kept)
+        found = restoration_row(counted, target, (wanted, n, alpha, smoothed.noise))
+        noisy = float((image[0].double() - like(target, image[0])).square().mean()) + smoothed.noise.sigma**2
+        held = {"target": target.detach().cpu()} | ({} if kept is not None else counted)
+        evidence = Evidence(held, None if kept is None else kept / "batch-000000.safetensors")
+        return {"noisy": psnr(noisy), **found, "shape": list(image.shape[1:]), "counts": evidence.digest()}, evidence
+
     with bound(smoothed.model) as base:
-        for images, target, own, place in _parts(batches, seed, folder, lambda x: tuple(x.shape)):
-            found = smoothed.median(images, eps, n, alpha, seed=own, folder=place)
-            for image, wanted, certificates in zip(images, target, found, strict=True):
-                error = float((image.double() - like(wanted, image)).square().mean()) + smoothed.noise.sigma**2
-                floors = {f"{c.eps:g}": c.psnr_low(wanted) for c in certificates}
-                rows.append({"noisy": psnr(error), "psnr": certificates[0].psnr(wanted), "certified": floors})
-            if progress is not None:
-                progress(len(rows))
-    about = _about(smoothed, base, (50, n), alpha, seed)
-    return CertifiedReport("restoration", rows, about | {"eps": [float(e) for e in eps]})
+        rows, evidence = _measured(batches, seed, folder, lambda x: tuple(x.shape), progress, work)
+    about = _about(smoothed, base, (50, n), alpha, seed) | {"eps": wanted}
+    return CertifiedReport("restoration", rows, about, evidence=tuple(evidence))
+
+
+def restoration_row(counted: Tally, target: Tensor, known: tuple[Sequence[float], int, float, Gaussian]) -> Row:
+    """What follows from the counts of one image: the PSNR of its median, and for each size the certified one.
+
+    `known`: sizes, n, alpha and noise.
+    """
+    eps, n, alpha, noise = known
+    found = [
+        IntervalCertificate(
+            "median", *intervals(counted, size / noise.sigma, n, alpha, median_bounds), size, n, alpha, noise, ""
+        )
+        for size in eps
+    ]
+    return {"psnr": found[0].psnr(target), "certified": {f"{c.eps:g}": c.psnr_low(target) for c in found}}
 
 
 def _about(smoothed: Any, base: str, draws: tuple[int, int], alpha: float, seed: int | None) -> dict[str, Any]:

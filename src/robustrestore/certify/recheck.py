@@ -7,23 +7,24 @@ from typing import Any
 import numpy as np
 
 from . import bounds
-from .measure import certificate_of
+from .evidence import Evidence
+from .measure import certificate_of, restoration_row
 from .noise import NORMS
-from .report import CertifiedReport
+from .report import COUNTS, CertifiedReport
+from .restorer import BINS, gaussian, sizes
 from .segmenter import least_count
 
-_ALSO = {"classification": {"level", "looks"}, "segmentation": {"tau", "correction"}}
+_ALSO = {"classification": {"level", "looks"}, "segmentation": {"tau", "correction"}, "restoration": {"eps"}}
 
 
 def recheck(report: CertifiedReport | str | Path) -> list[str]:
     """What does not follow from the counts, in words; empty where all of it does.
 
-    For reports of classifiers and segmenters, or the file or folder of one. Bounds, predictions, radii and shares are
-    derived anew. Whether the counts were really drawn, and from that model, no file can tell: that needs another run.
+    For any report, or the file or folder of one. Bounds, predictions, radii, shares and certified PSNR are derived anew; of a
+    restorer the PSNR of the noisy input is not. Whether the counts were really drawn, and from that model, no file can tell:
+    that needs another run.
     """
     known = report if isinstance(report, CertifiedReport) else CertifiedReport.load(report)
-    if known.what == "restoration":
-        raise ValueError("report: expected one of classification or segmentation: one of restoration holds no counts")
     if missing := sorted(({"noise", "model", "draws", "alpha"} | _ALSO[known.what]) - set(known.about)):
         raise ValueError(
             f"report: expected what it is about, missing {', '.join(missing)}: the certificates say nothing without"
@@ -31,11 +32,16 @@ def recheck(report: CertifiedReport | str | Path) -> list[str]:
     if not known.rows:
         return ["rows: expected certificates, got none"]
     checks = {"classification": _classification, "segmentation": _segmentation}
+    if known.what == "restoration" and len(known.evidence) != len(known.rows):
+        return [f"counts: expected a file in {COUNTS} for each of {len(known.rows)} rows, got {len(known.evidence)}"]
     found = [] if isinstance(report, CertifiedReport) or known.stated else ["summary: expected figures, got none"]
     found += _settings(known) + _summary(known)
     for number, row in enumerate(known.rows):
         try:
-            wrong = checks[known.what](row, known.about)
+            if known.what == "restoration":
+                wrong = _restoration(row, known.about, known.evidence[number])
+            else:
+                wrong = checks[known.what](row, known.about)
         except (KeyError, TypeError, ValueError, LookupError) as error:
             wrong = [f"cannot be read: {error!r}"]
         found += [f"row {number}: {text}" for text in wrong]
@@ -110,6 +116,27 @@ def _segmentation(row: dict[str, Any], about: dict[str, Any]) -> list[str]:
     return found + _radii(row, {norm: float(noise.radius(about["tau"], norm, dims)) for norm in NORMS})
 
 
+def _restoration(row: dict[str, Any], about: dict[str, Any], evidence: Evidence) -> list[str]:
+    from .noise import Noise
+
+    tensors, n = evidence.tensors(), about["draws"][1]
+    counts, target = tensors["counts"], tensors["target"]
+    if evidence.digest() != row["counts"]:
+        return ["counts: expected those that the row was made from, got others"]
+    if list(counts.shape) != [BINS + 2, *row["shape"]] or not bool((tensors["width"] > 0).all()):
+        return [f"counts: expected {BINS + 2} bins for each value of {row['shape']}, got {list(counts.shape)}"]
+    if bool((counts < 0).any()) or not bool((counts.sum(0) == n).all()):
+        return [f"counts: expected {n} draws for each value, got others"]
+    expected = restoration_row(tensors, target, (sizes(about["eps"]), n, about["alpha"], gaussian(Noise.of(about["noise"]))))
+    stated = {"PSNR": row["psnr"], **{f"L2 <= {eps}": value for eps, value in row["certified"].items()}}
+    wanted = {"PSNR": expected["psnr"], **{f"L2 <= {eps}": value for eps, value in expected["certified"].items()}}
+    if stated.keys() != wanted.keys():
+        return [f"certified: expected {list(expected['certified'])}, got {list(row['certified'])}"]
+    return [
+        f"{name}: expected {value:.9g}, got {stated[name]}" for name, value in wanted.items() if not _same(stated[name], value)
+    ]
+
+
 def _radii(row: dict[str, Any], expected: Any) -> list[str]:
     return [
         f"radius {norm}: expected {expected[norm]:.9g}, got {row['radius'][norm]}"
@@ -119,4 +146,6 @@ def _radii(row: dict[str, Any], expected: Any) -> list[str]:
 
 
 def _same(one: Any, other: float) -> bool:
+    if math.isinf(other):  # JSON has no word for it
+        return one is None or one == other
     return isinstance(one, int | float) and math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

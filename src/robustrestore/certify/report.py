@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from ..files import write_text
 from ..metrics import binomial, bootstrap, ratio
+from .evidence import Evidence
 from .noise import NORMS, Noise, Norm
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
+COUNTS = "counts"
 KINDS = ("classification", "segmentation", "restoration")
 Value = dict[str, Any]
 
@@ -30,6 +32,7 @@ class CertifiedReport:
     rows: list[dict[str, Any]]
     about: dict[str, Any] = field(default_factory=dict)
     stated: dict[str, Any] | None = None  # the summary of the file that it was read from, for `recheck`
+    evidence: Sequence[Evidence] = ()  # of restored images, whose counts are too many for a row
 
     def noise(self) -> Noise:
         """The smoothing noise."""
@@ -104,7 +107,9 @@ class CertifiedReport:
         return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, folder: str | Path) -> None:
-        """Write certified.json and certified.md into `folder`."""
+        """Write certified.json and certified.md into `folder`, and counts/NUMBER.safetensors of each restored image."""
+        for number, one in enumerate(self.evidence):
+            one.save(Path(folder) / COUNTS / f"{number:06d}.safetensors")
         write_text(Path(folder) / "certified.json", self.json())
         write_text(Path(folder) / "certified.md", self.markdown())
 
@@ -116,7 +121,9 @@ class CertifiedReport:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("what") not in KINDS:
             raise ValueError(f"{path}: expected a report of certificates, one of {', '.join(KINDS)}")
-        return CertifiedReport(content["what"], content["rows"], content["about"], content.get("summary"))
+        counts = [Evidence(file=one) for one in sorted((path.parent / COUNTS).glob("*.safetensors"))]
+        evidence = counts if content["what"] == "restoration" else []
+        return CertifiedReport(content["what"], content["rows"], content["about"], content.get("summary"), evidence)
 
 
 def _right(row: dict[str, Any]) -> bool:

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import digest
 from . import bounds
 from .additive import Gaussian
 from .noise import Noise
-from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, kept, sampling
+from .spread import Progress, Tally, tallies
+from .stream import ChunkSize, Model, answers, check, fingerprint, kept, sampling
 
 BINS = 64
-Tally = dict[str, Tensor]
-Bound = Callable[[Tally, float, int, float], tuple[Tensor, Tensor, Tensor]]
+Interval = tuple[Tensor, Tensor, Tensor]
+Bound = Callable[[Tally, float, int, float], Interval]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +111,29 @@ class SmoothedRestorer:
         `n`: some 400 bytes for each value of an image, beside the chunk. Each `eps` is a statement of its own. Where a rank
         falls outside 1..n the bound is 0 or 1.
         """
+        wanted = {"eps": sizes(eps), "alpha": alpha, "n": n}
+        return self._certified(self.counts(images, n, pilot, seed, folder, progress), "median", wanted, median_bounds)
+
+    def counts(
+        self,
+        images: Tensor,
+        n: int = 1000,
+        pilot: int = 50,
+        seed: int | None = 0,
+        folder: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Tally]:
+        """All that is random of `median`, for each image: `intervals` makes the bounds for any `eps` and `alpha` of it.
+
+        `counts` [66, C, H, W]: how many of the n draws fell into each bin, the first and the last being all below and above;
+        the others lie from `start` by `width`.
+        """
         bounds.check_counts(2, n=n, pilot=pilot)
 
         def tally(blocks: Iterator[Tensor]) -> Tally:
             return self._histogram(blocks, pilot, n)
 
-        bound = {"what": "median", "n": n, "alpha": alpha, "eps": sizes(eps), "pilot": pilot, "seed": seed}
-        return self._certified(images, bound, tally, _median_bounds, folder, progress)
+        return self._counted(images, {"what": "median", "n": n, "pilot": pilot, "seed": seed}, tally, folder, progress)
 
     def mean(
         self,
@@ -142,41 +158,37 @@ class SmoothedRestorer:
         def tally(blocks: Iterator[Tensor]) -> Tally:
             return self._moments(blocks, n)
 
-        bound = {"what": "mean", "n": n, "alpha": alpha, "eps": sizes(eps), "seed": seed}
-        return self._certified(images, bound, tally, _mean_bounds, folder, progress)
+        wanted = {"eps": sizes(eps), "alpha": alpha, "n": n}
+        drawn = {"what": "mean", "n": n, "seed": seed}
+        return self._certified(self._counted(images, drawn, tally, folder, progress), "mean", wanted, _mean_bounds)
 
-    def _certified(
+    def _counted(
         self,
         images: Tensor,
-        wanted: dict[str, Any],
+        about: dict[str, Any],
         tally: Callable[[Iterator[Tensor]], Tally],
-        bound: Bound,
         folder: str | Path | None,
         progress: Progress | None,
-    ) -> list[list[IntervalCertificate]]:
+    ) -> Iterator[Tally]:
+        """What was counted for each image, over all processes."""
         check(self.model, self.noise, images)
+        about = {**about, "model": fingerprint(self.model), "noise": self.noise.config()}
+
+        def count(image: Tensor, number: int) -> Tally:
+            with sampling(self.model, self.noise, image, self._size, about["seed"], str(number)) as blocks:
+                return tally(blocks)
+
+        return tallies(images, kept(folder, self.model, about), count, progress)
+
+    def _certified(
+        self, counted: Iterator[Tally], what: str, wanted: dict[str, Any], bound: Bound
+    ) -> list[list[IntervalCertificate]]:
         bounds.check_alpha(wanted["alpha"])
-        base = fingerprint(self.model)
-        about = {**wanted, "model": base, "noise": self.noise.config()}
-        journal = kept(folder, self.model, about)
+        eps, n, alpha, base = wanted["eps"], wanted["n"], wanted["alpha"], fingerprint(self.model)
         found = []
-        for number, image in enumerate(images):
-            done = None if journal is None else journal.read(number, digest(image))
-            if done is None:
-                with sampling(self.model, self.noise, image, self._size, wanted["seed"], str(number)) as blocks:
-                    counted = tally(blocks)
-                done = _all_bounds(counted, wanted, self.noise.sigma, bound)
-                if journal is not None:
-                    journal.write(number, digest(image), done)
-            known = (wanted["n"], wanted["alpha"], self.noise, base)
-            found.append(
-                [
-                    IntervalCertificate(wanted["what"], done["middle"], done[f"low/{k}"], done[f"high/{k}"], size, *known)
-                    for k, size in enumerate(wanted["eps"])
-                ]
-            )
-            if progress is not None:
-                progress(number + 1, len(images))
+        for done in counted:
+            known = ((size, intervals(done, size / self.noise.sigma, n, alpha, bound)) for size in eps)
+            found.append([IntervalCertificate(what, *three, size, n, alpha, self.noise, base) for size, three in known])
         return found
 
     def _outputs(self, blocks: Iterator[Tensor], count: int) -> Iterator[Tensor]:
@@ -186,7 +198,10 @@ class SmoothedRestorer:
             yield outputs.float().clamp(0, 1)
 
     def _histogram(self, blocks: Iterator[Tensor], pilot: int, n: int) -> Tally:
-        """Counts [BINS + 2, C, H, W] of each value up to and in its bins, which lie from `start` by `width`, int32."""
+        """Counts [BINS + 2, C, H, W] of each value in its bins, which lie from `start` by `width`; whole numbers of 16 bits.
+
+        Of 32 bits where n does not fit.
+        """
         low: Tensor | None = None
         high = torch.empty(0)
         for outputs in self._outputs(blocks, pilot):
@@ -201,7 +216,8 @@ class SmoothedRestorer:
             for some in torch.split(outputs, 4):  # the places are int64, so a few images at a time
                 bins = ((some - start) / width).floor_().clamp_(-1, BINS).long() + 1
                 counts.scatter_add_(0, bins, torch.ones_like(bins, dtype=torch.int32))
-        return {"total": counts.cumsum_(0), "start": start, "width": width}
+        small = n <= torch.iinfo(torch.int16).max
+        return {"counts": counts.to(torch.int16) if small else counts, "start": start, "width": width}
 
     def _moments(self, blocks: Iterator[Tensor], n: int) -> Tally:
         """Mean and unbiased variance of each value, in float64, around the first output so that nothing cancels."""
@@ -225,24 +241,21 @@ def gaussian(noise: Noise) -> Gaussian:
     return noise
 
 
-def _all_bounds(counted: Tally, wanted: dict[str, Any], sigma: float, bound: Bound) -> Tally:
-    """The middle, and bounds for each size, as float32 rounded outward."""
-    done: Tally = {}
-    for k, size in enumerate(wanted["eps"]):
-        middle, low, high = bound(counted, size / sigma, wanted["n"], wanted["alpha"])
-        done["middle"] = middle.float().cpu()
-        done[f"low/{k}"] = (low.clamp(0, 1) - 1e-6).clamp(min=0).float().cpu()
-        done[f"high/{k}"] = (high.clamp(0, 1) + 1e-6).clamp(max=1).float().cpu()
-    return done
+def intervals(counted: Tally, shift: float, n: int, alpha: float, bound: Bound) -> Interval:
+    """(middle, low, high) for a change of `shift` = eps / sigma, as float32 rounded outward."""
+    middle, low, high = bound(counted, shift, n, alpha)
+    low, high = (low.clamp(0, 1) - 1e-6).clamp(min=0), (high.clamp(0, 1) + 1e-6).clamp(max=1)
+    return middle.float(), low.float(), high.float()
 
 
 def _phi(value: float) -> float:
     return 0.5 * math.erfc(-value / math.sqrt(2))
 
 
-def _median_bounds(counted: Tally, shift: float, n: int, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+def median_bounds(counted: Tally, shift: float, n: int, alpha: float) -> Interval:
     """The edges of the bins that hold the order statistics; a sample may sit one rounding error outside its bin."""
-    total, start, width = counted["total"], counted["start"].double(), counted["width"].double()
+    start, width = counted["start"].double(), counted["width"].double()
+    total = counted["counts"].cumsum(0, dtype=torch.int32)
     below, above = bounds.ranks(n, _phi(-shift), _phi(shift), alpha / (2 * start.numel()))
     slip = 1e-5 * width + 1e-6
 
@@ -257,7 +270,7 @@ def _median_bounds(counted: Tally, shift: float, n: int, alpha: float) -> tuple[
     return (start + (middle - 0.5) * width).clamp(0, 1), low, high
 
 
-def _mean_bounds(counted: Tally, shift: float, n: int, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+def _mean_bounds(counted: Tally, shift: float, n: int, alpha: float) -> Interval:
     """The best of three, all under one event."""
     mean, variance = counted["mean"], counted["variance"]
     half, deviation = (torch.from_numpy(x).to(mean) for x in bounds.bernstein(variance.cpu().numpy(), n, alpha / mean.numel()))

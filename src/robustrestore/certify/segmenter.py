@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..files import digest
 from ..identity import of_callable
 from . import bounds
 from .certificate import MAY
 from .hierarchy import Hierarchy
 from .noise import NORMS, Noise, Norm
-from .stream import ChunkSize, Model, Progress, answers, check, fingerprint, kept, sampling
+from .spread import Progress, Tally, tallies
+from .stream import ChunkSize, Model, answers, check, fingerprint, kept, sampling
 
 ABSTAINED = -1
 
@@ -135,20 +135,15 @@ class SmoothedSegmenter:
         }
         about |= {"hierarchy": None if self.hierarchy is None else self.hierarchy.about()}
         journal = kept(folder, self.model, about)
-        found = []
-        for number, image in enumerate(images):
-            done = None if journal is None else journal.read(number, digest(image))
-            if done is None:
-                with sampling(self.model, self.noise, image, self._size, seed, str(number)) as blocks:
-                    done = self._tally(blocks, n0, n)
-                if journal is not None:
-                    journal.write(number, digest(image), done)
-            known: dict[str, Any] = {"tau": self.tau, "alpha": alpha, "correction": correction, "hierarchy": self.hierarchy}
-            known |= {"noise": self.noise, "model": base, "shape": tuple(image.shape)}
-            found.append(SegmentationCertificate(done["candidates"].cpu(), done["counts"].cpu(), n0, n, **known))
-            if progress is not None:
-                progress(number + 1, len(images))
-        return found
+
+        def count(image: Tensor, number: int) -> Tally:
+            with sampling(self.model, self.noise, image, self._size, seed, str(number)) as blocks:
+                return self._tally(blocks, n0, n)
+
+        known: dict[str, Any] = {"tau": self.tau, "alpha": alpha, "correction": correction, "hierarchy": self.hierarchy}
+        known |= {"noise": self.noise, "model": base, "shape": tuple(images.shape[1:])}
+        found = tallies(images, journal, count, progress)
+        return [SegmentationCertificate(done["candidates"], done["counts"], n0, n, **known) for done in found]
 
     def _warn(self, n: int, alpha: float, pixels: int) -> None:
         needed = bounds.fewest_samples(self.tau, alpha / pixels)
@@ -159,7 +154,7 @@ class SmoothedSegmenter:
                 stacklevel=3,
             )
 
-    def _tally(self, blocks: Iterator[Tensor], n0: int, n: int) -> dict[str, Tensor]:
+    def _tally(self, blocks: Iterator[Tensor], n0: int, n: int) -> Tally:
         """Both phases: each pixel's vertex, and how often it came again."""
         votes, margin, size = self._votes(blocks, n0)
         table = torch.arange(len(votes), device=votes.device)[None]
@@ -197,9 +192,10 @@ class SmoothedSegmenter:
         for outputs in answers(self.model, blocks, count, self._size):
             if outputs.dim() != 4 or outputs.shape[1] < 2:
                 raise ValueError(f"model: expected class scores [N, C, H, W] with C >= 2, got {list(outputs.shape)}")
-            bad = ~outputs.amax().isfinite()  # NaN and infinity both show
+            best = outputs.max(1)  # on CPU several times faster than argmax over channels
+            bad = ~best.values.amax().isfinite()  # NaN and infinity both show
             broken = bad if broken is None else broken | bad
-            yield outputs.max(1).indices.flatten(1), outputs  # on CPU several times faster than argmax over channels
+            yield best.indices.flatten(1), outputs
         if broken is None or bool(broken):
             raise ValueError("model: expected class scores below infinity under noise, got NaN or infinity")
 

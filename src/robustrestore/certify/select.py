@@ -1,7 +1,7 @@
 """select_noise: family and scale of the smoothing noise by average certified radius on images held out for it, then frozen."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from .classifier import SmoothedClassifier
 from .measure import Batches, measure_classifier
 from .noise import NORMS, Noise, Norm
 from .report import CertifiedReport
+from .spread import Progress
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,14 @@ def select_noise(
     alpha: float = 0.001,
     seed: int | None = 0,
     folder: str | Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> NoiseChoice:
     """Certify the held-out `batches` of (images, labels) under each candidate and choose by ACR in `norm`.
 
     A candidate is a base model with its noise: a surrogate is to be trained under the very noise, so each noise has its own.
     The choice is one for all images. A noise chosen anew for each input, as some papers do, has no guarantee in general
-    (Súkeník et al., 2022) and is refused. `folder`: a killed run goes on there. `progress` is called with candidates done.
+    (Súkeník et al., 2022) and is refused. `folder`: a killed run goes on there. `progress` is called with candidates done
+    and all of them.
     """
     made = tuple(candidates)
     _check(made, norm)
@@ -130,7 +132,7 @@ def select_noise(
         place = None if folder is None else Path(folder) / f"candidate-{number:03d}"
         reports.append(measure_classifier(one, held, draws, alpha, own, place))
         if progress is not None:
-            progress(number + 1)
+            progress(number + 1, len(made))
     choice = NoiseChoice(norm, made, tuple(reports), seen, ())
     return NoiseChoice(norm, made, tuple(reports), seen, tuple(_doubts(choice)))
 

@@ -21,9 +21,6 @@ from .bounds import check_counts
 from .noise import Noise
 
 Model = Callable[[Tensor], Tensor]
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
-
 BLOCK_VALUES, BLOCK_IMAGES = 2**19, 64  # noise is drawn in blocks of a size that depends on the image alone
 LARGEST = 4096
 _bound: ContextVar[tuple[Model, str] | None] = ContextVar("bound", default=None)

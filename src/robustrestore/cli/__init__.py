@@ -76,8 +76,8 @@ def purify(
 
 @app.command()
 def evaluate(
-    data: Annotated[str, typer.Option(help="camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
-    model: Annotated[str | None, typer.Option(help="street, derain or package.module:callable")] = None,
+    data: Annotated[str, typer.Option(help="camvid:FOLDER, classes:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
+    model: certify.Model = None,
     stage: Annotated[list[str] | None, typer.Option(help="a stage, in order, or none; repeatable; default diffusion")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="e.g. 'pgd(linf(4/255), steps=20)'; repeatable")] = None,
     baseline: Annotated[list[str] | None, typer.Option(help="a stage to beat, or none; default blur, jpeg")] = None,
@@ -98,7 +98,7 @@ def evaluate(
     with clear_errors():
         where = chosen_device(device)
         dataset, task = spec.data(data, split, size)
-        name = model or ("street" if task == "segmentation" else "derain")
+        name = spec.model_name(model, task)
         stages = [spec.stage(text) for text in _chosen(stage, ["diffusion"])]
         beside = [spec.stage(text).to(where) for text in _chosen(baseline, ["blur", "jpeg"])]
         attacks = [spec.part(text, "attacks") for text in (attack or ["pgd(linf(4/255), steps=20)"])]
@@ -127,9 +127,9 @@ def _chosen(given: list[str] | None, default: list[str]) -> list[str]:
 
 @app.command()
 def attack(
-    data: Annotated[str, typer.Argument(help="camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
+    data: Annotated[str, typer.Argument(help="camvid:FOLDER, classes:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
     out: Annotated[Path, typer.Option(help="folder for the attacked images and their manifest; a killed run goes on there")],
-    model: Annotated[str | None, typer.Option(help="street, derain or package.module:callable")] = None,
+    model: certify.Model = None,
     stage: Annotated[list[str] | None, typer.Option(help="a stage of the attacked defence, in order; repeatable")] = None,
     view: Annotated[
         str, typer.Option(help="what the attacker knows: oblivious (the bare model), bpda, adaptive")
@@ -155,7 +155,7 @@ def attack(
     with clear_errors():
         where = chosen_device(device)
         dataset, task = spec.data(data, split, size)
-        name = model or ("street" if task == "segmentation" else "derain")
+        name = spec.model_name(model, task)
         stages = [spec.stage(text) for text in _chosen(stage, [])]
         if view not in VIEWS or (view != "oblivious" and not stages):
             raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}; bpda and adaptive ones need a --stage")

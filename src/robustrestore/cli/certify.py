@@ -7,6 +7,8 @@ import typer
 
 from ..terminal import chosen_device, clear_errors, console, progress_bar
 
+Model = Annotated[str | None, typer.Option(help="street, derain, timm:NAME, torchvision:NAME or package.module:callable")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
@@ -15,11 +17,11 @@ def register(app: typer.Typer) -> None:
 
 
 def certify(
-    data: Annotated[str, typer.Argument(help="camvid:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
-    model: Annotated[str | None, typer.Option(help="street, derain or package.module:callable")] = None,
+    data: Annotated[str, typer.Argument(help="camvid:FOLDER, classes:FOLDER, pairs:DEGRADED,CLEAN or photographs")],
+    model: Model = None,
     stage: Annotated[list[str] | None, typer.Option(help="a stage in front, e.g. 'denoise(sigma=0.25)'; repeatable")] = None,
     noise: Annotated[str, typer.Option(help="see: robustrestore list noises")] = "gaussian(0.25)",
-    n0: Annotated[int | None, typer.Option(min=1, help="of label maps: draws that choose the class, 100")] = None,
+    n0: Annotated[int | None, typer.Option(min=1, help="of classes and label maps: draws that choose the class, 100")] = None,
     n: Annotated[int, typer.Option(min=2, help="fresh draws that test it")] = 1000,
     alpha: Annotated[float, typer.Option(help="probability of a wrong certificate, each image by itself")] = 0.001,
     tau: Annotated[float | None, typer.Option(help="of label maps: least probability of a certified class, 0.75")] = None,
@@ -31,36 +33,46 @@ def certify(
     out: Annotated[Path, typer.Option(help="for the report; a killed run goes on there")] = Path("runs/certify"),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one")] = "auto",
 ) -> None:
-    """Certify a smoothed model: label maps of CamVid, restored images of pairs and photographs. Classifiers: in Python."""
+    """Certify a smoothed model: classes, label maps or restored images, by the data; under torchrun in several processes."""
     from .. import certify as library
     from .. import spec
     from ..pipeline import DefendedPipeline
 
     with clear_errors():
         library.bounds.check_alpha(alpha)
+        rank, _ = library.spread.place()  # before the device: each process has its own
         where = chosen_device(device)
         dataset, task = spec.data(data, "val", size)
-        idle = {"--eps": eps} if task == "segmentation" else {"--n0": n0, "--tau": tau}
-        if wrong := [name for name, value in idle.items() if value is not None]:
-            raise ValueError(f"{', '.join(wrong)}: expected options of {task}, and that has none of this name: leave it out")
+        _check_options(task, {"--eps": eps, "--n0": n0, "--tau": tau})
         stages = [spec.stage(text).to(where) for text in stage or []]
-        name = model or ("street" if task == "segmentation" else "derain")
+        name = spec.model_name(model, task)
         pipeline = DefendedPipeline(spec.model(name), stages).to(where).eval()
         spoil = None if degrade is None else spec.part(degrade, "degradations")
         batches, law = spec.Batches(dataset, limit, 1, spoil, where), spec.part(noise, "noises")
         with progress_bar() as bar:
             shown = bar.add_task("images", total=len(batches))
             told: dict[str, Any] = {"alpha": alpha, "seed": seed, "folder": out / "progress"}
-            told["progress"] = lambda done: bar.update(shown, completed=done)
-            if task == "segmentation":
+            told["progress"] = lambda done, total: bar.update(shown, completed=done, total=total)
+            if task == "classification":
+                report = library.measure_classifier(library.SmoothedClassifier(pipeline, law), batches, (n0 or 100, n), **told)
+            elif task == "segmentation":
                 smoothed = library.SmoothedSegmenter(pipeline, law, 0.75 if tau is None else tau)
                 report = library.measure_segmenter(smoothed, batches, (n0 or 100, n), **told)
             else:
                 report = library.measure_restorer(library.SmoothedRestorer(pipeline, law), batches, eps or [0.05], n, **told)
+        if rank:  # one of several processes tells
+            return
         report.about.update({"data": data, "model name": name, "stages": [repr(s) for s in stages], "degradation": repr(spoil)})
         report.save(out)
         console.print(report.markdown(), markup=False, highlight=False)
         console.print(f"Wrote {out / 'certified.json'} and {out / 'certified.md'}", highlight=False)
+
+
+def _check_options(task: str, given: dict[str, Any]) -> None:
+    """ValueError for options that say nothing in this task."""
+    idle = {"classification": ("--eps", "--tau"), "segmentation": ("--eps",), "restoration": ("--n0", "--tau")}[task]
+    if wrong := [name for name in idle if given[name] is not None]:
+        raise ValueError(f"{', '.join(wrong)}: expected options of {task}, and that has none of this name: leave it out")
 
 
 def recheck(report: Annotated[Path, typer.Argument(help="certified.json, or the folder that holds it")]) -> None:

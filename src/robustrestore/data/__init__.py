@@ -1,6 +1,7 @@
 """Datasets people really have, as torch Datasets, and image files read and written with care."""
 
 from robustrestore.data.camvid import CamVid as CamVid
+from robustrestore.data.class_folder import ClassFolder as ClassFolder
 from robustrestore.data.crops import Crops as Crops
 from robustrestore.data.degraded import Degraded as Degraded
 from robustrestore.data.download import DownloadError as DownloadError
