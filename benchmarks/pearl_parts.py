@@ -30,6 +30,7 @@ class Run:
     cityscapes: Path | None = None
     size: tuple[int, int] = streets.SIZE
     frames: int = streets.FRAMES
+    attack_steps: int = streets.STEPS
     setting: rows.Setting = rows.SETTING
     segmenter: Callable[[], nn.Module] = streets.segmenter
     restorer: Callable[[], rr.Restorer] = rr.restorers.UNet.derain
@@ -47,7 +48,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Of the attacks that measure."""
-        return 100 if self.full else streets.STEPS
+        return 100 if self.full else self.attack_steps
 
     @property
     def few(self) -> streets.Street:
@@ -85,14 +86,19 @@ class Run:
             "rain": f"severity {streets.LEVEL}, seed {streets.UNSEEN}; in training seed 0, drawn anew at each reading",
             "scale": "full" if self.full else "small",
             "seeds": self.seeds,
-            "attacks": {column.name: repr(column.attack) for column in self.columns(True)},
+            "attacks": {column.name: repr(column.attack) for column in (*self.columns, *self.further)},
         }
 
-    def columns(self, all_of_them: bool) -> list[streets.Column]:
-        """Those of every seed; at the first one also dry, other sizes, and plain PGD."""
-        every = [streets.cos(4, self.steps), streets.cos(4, self.steps, view="oblivious"), streets.BIM]
-        first = [streets.pgd(4, self.steps), *(streets.cos(size, self.steps) for size in (2, 8))]
-        return [*every, streets.cos(4, self.steps, "dry"), *first] if all_of_them else every
+    @property
+    def columns(self) -> list[streets.Column]:
+        """Those of the comparisons."""
+        return [streets.cos(4, self.steps), streets.cos(4, self.steps, view="oblivious"), streets.BIM]
+
+    @property
+    def further(self) -> list[streets.Column]:
+        """Those of one seed: plain PGD, other sizes, and dry."""
+        sizes = [streets.cos(size, self.steps) for size in (2, 8)]
+        return [streets.pgd(4, self.steps), *sizes, streets.cos(4, self.steps, "dry")]
 
 
 def by_seed(
@@ -117,7 +123,7 @@ def compared(run: Run, case: rows.Case, seeds: int, extra: Callable[[], rows.See
     looks: dict[str, list[Any]] = {BARE: [streets.quality(None, run.street)]}
     folders = [run.out / case.name / f"seed {seed}" for seed in range(seeds)]
     for seed in range(seeds):
-        for row, cells, stage in by_seed(run, case, seed, run.columns(seed == 0 and case.name == "main")):
+        for row, cells, stage in by_seed(run, case, seed, run.columns):
             found.setdefault(row, []).append(cells)
             if stage is not None:
                 looks.setdefault(row, []).append(streets.quality(stage, run.street))
@@ -128,7 +134,7 @@ def compared(run: Run, case: rows.Case, seeds: int, extra: Callable[[], rows.See
 
 def blurred(run: Run, case: rows.Case) -> rows.Seeds:
     """Plain filters: before the segmenter, and behind the derain network that knows of no attack."""
-    folder, through = run.out / case.name / "filters", [c for c in run.columns(False) if c.view == "adaptive"]
+    folder, through = run.out / case.name / "filters", [c for c in run.columns if c.view == "adaptive"]
     model, stage = run.defence(case, DERAIN, 0)
     blur = rr.purifiers.Blur().to(run.device)
     behind = rr.DefendedPipeline(model, [blur])
@@ -141,6 +147,15 @@ def blurred(run: Run, case: rows.Case) -> rows.Seeds:
 def main(run: Run) -> Iterator[dict[str, Any]]:
     """The table, with all seeds."""
     yield from compared(run, run.main, run.seeds, lambda: blurred(run, run.main))
+
+
+def more(run: Run) -> Iterator[dict[str, Any]]:
+    """Other attacks, at the first seed."""
+    found: rows.Seeds = {}
+    for column in run.further:
+        for row, cells, _ in by_seed(run, run.main, 0, [column]):
+            found[row] = [{**found.get(row, [{}])[0], **cells}]
+        yield {"frames": len(run.street.target), "rows": rows.summary(found)}
 
 
 def second(run: Run) -> Iterator[dict[str, Any]]:
@@ -157,7 +172,7 @@ def espnet(run: Run) -> Iterator[dict[str, Any]]:
 
     def moved() -> rows.Seeds:
         model, (_, stage) = case.segmenter().to(run.device), run.defence(run.main, NAA, 0)
-        return {MOVED: [rows.alone((model, stage), run.street, run.columns(False), run.out / "espnet" / "moved")]}
+        return {MOVED: [rows.alone((model, stage), run.street, run.columns, run.out / "espnet" / "moved")]}
 
     yield from compared(run, case, 1, moved)
 
@@ -178,7 +193,8 @@ def checks(run: Run) -> Iterator[dict[str, Any]]:
     """Whether gradients are hidden, on a few frames: more steps, a size that breaks everything, noise of the same size."""
     threat = rr.Linf(4 / 255)
     asked = [streets.Column("uniform noise 4/255", rr.attacks.UniformNoise(threat))]
-    asked += [streets.pgd(4, steps) for steps in (1, 2, 5, 10, 20, 50)] + [streets.cos(64, run.steps)]
+    asked += [streets.pgd(4, steps) for steps in (1, 2, 5, 10, 20, 50) if steps <= 2.5 * run.steps]
+    asked.append(streets.cos(64, run.steps))
     found: rows.Seeds = {}
     for row in (NAA, AMA):
         found[row] = [rows.alone(run.defence(run.main, row, 0), run.few, asked, run.out / "checks" / row)]
@@ -201,5 +217,6 @@ def cityscapes(run: Run) -> Iterator[dict[str, Any]]:
 
 
 PARTS: dict[str, Callable[[Run], Iterator[dict[str, Any]]]] = {
-    "main": main, "checks": checks, "square": square, "second": second, "espnet": espnet, "cityscapes": cityscapes,
+    "main": main, "more": more, "checks": checks, "square": square,
+    "second": second, "espnet": espnet, "cityscapes": cityscapes,
 }  # fmt: skip

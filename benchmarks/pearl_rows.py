@@ -33,7 +33,7 @@ Defence = tuple[nn.Module, rr.Stage | None]  # the segmenter, and what stands be
 class Setting:
     """What every adversarial row has in common; sizes of attacks in units of [0, 1] images, steps as shares of them."""
 
-    steps: int = 300
+    steps: int = 120
     batch: int = 8
     lr: float = 1e-3
     average: float = 0.98
@@ -41,11 +41,11 @@ class Setting:
     eps: float = 4 / 255
     attack_steps: int = 2
     step: float = 0.6
-    share: float = 1.0
+    share: float = 0.5
     weight: float = 0.01
     mirror_steps: int = 3
     mirror_step: float = 0.5
-    derain_steps: int = 300  # before: of the network that all rows with a derain network set out from
+    derain_steps: int = 120  # before: of the network that all rows with a derain network set out from
 
     def attack(self) -> rr.Attack:
         """The adversary of every adversarial row."""
@@ -156,7 +156,7 @@ def alone(defence: Defence, street: streets.Street, asked: Sequence[streets.Colu
     cells = streets.measured(whole, {}, street, through, folder)["none"]
     rest = [column for column in asked if column not in through]
     if rest and stage is not None:
-        cells |= streets.measured(model, {"defence": stage}, street, rest, folder)["defence"]
+        cells |= streets.measured(model, {"defence": stage}, street, rest, folder / "oblivious")["defence"]
     return cells
 
 
@@ -164,7 +164,7 @@ def summary(found: Seeds) -> dict[str, Any]:
     """Row, column, metric: the value pooled over seeds, its interval over images, and the value of each seed."""
     told: dict[str, Any] = {}
     for row, seeds in found.items():
-        for column, metric in product(seeds[0], streets.TASK.metrics()):
+        for column, metric in product(dict.fromkeys(column for seed in seeds for column in seed), streets.TASK.metrics()):
             tables = [seed[column][metric.name] for seed in seeds if column in seed]
             pooled = np.sum(tables, axis=0)
             told.setdefault(row, {}).setdefault(column, {})[metric.name] = {

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 import robustrestore as rr
 from robustrestore.data import Fields
 from robustrestore.metrics import Statistics
+from robustrestore.verdict import worst_case
 
 SIZE = (96, 128)  # the smallest one tried: there the bundled segmenter keeps a mean IoU above 0.5 on dry frames
 LEVEL, UNSEEN = 3, 1000  # how hard it rains; the seed of the rain that is measured in
@@ -55,10 +56,10 @@ class Street:
 
 @dataclass(frozen=True)
 class Column:
-    """An attack, the weather it meets and what the attacker differentiates: "adaptive", all of it, or "oblivious"."""
+    """An attack, or None, the weather it meets and what the attacker differentiates: "adaptive", all of it, or "oblivious"."""
 
     name: str
-    attack: rr.Attack
+    attack: rr.Attack | None
     weather: str = "rain"
     view: str = "adaptive"
 
@@ -134,6 +135,7 @@ def _named(name: str, eps: float, steps: int, weather: str, view: str) -> str:
 
 
 BIM = Column("BIM-2 at 0.03", rr.attacks.BIM(rr.Linf(0.03), steps=2, step=0.01))
+NO_ATTACK = (Column("dry", None, "dry"), Column("rain", None))
 COLUMNS = (cos(4), cos(4, view="oblivious"), BIM)
 
 
@@ -143,16 +145,25 @@ def measured(model: nn.Module, stages: Mapping[str, rr.Stage], street: Street, a
     Resumable in `folder`. An attacker who does not know the defence attacks the model alone; for "none" both are the same.
     """
     cells: Cells = {}
-    for column in asked:
-        views = {name: view for name, view in rr.VIEWS.items() if name == column.view}
+    alike: dict[tuple[str, str], list[Column]] = {}
+    for column in (*NO_ATTACK, *asked):
+        alike.setdefault((repr(column.attack), column.weather), []).append(column)
+    for (_, weather), group in alike.items():
+        views = {name: rr.VIEWS[name] for name in dict.fromkeys(column.view for column in group)}
         report = rr.evaluate(
-            rr.DefendedPipeline(model), street.batches(column.weather), TASK, [column.attack], views, stages,
-            folder=folder / column.name.replace("/", " of "),
+            rr.DefendedPipeline(model), street.batches(weather), TASK, [c.attack for c in group[:1] if c.attack is not None],
+            views, stages, folder=folder / " and ".join(column.name.replace("/", " of ") for column in group),
         )  # fmt: skip
         for (defence, attack, view), table in report.statistics.items():
-            if view != "worst":
-                cells.setdefault(defence, {})[column.weather if attack == "none" else column.name] = table
+            for column in group:
+                if (attack == "none") == (column.attack is None) and view in ("-", column.view):
+                    cells.setdefault(defence, {})[column.name] = table
     return cells
+
+
+def with_worst(row: Mapping[str, dict[str, Statistics]], name: str, among: Sequence[str]) -> dict[str, dict[str, Statistics]]:
+    """The row with one more column: per image the worst of several."""
+    return {**row, name: worst_case(TASK.metrics(), [row[column] for column in among])}
 
 
 def rows(cells: Cells) -> dict[str, dict[str, dict[str, list[float]]]]:
