@@ -212,3 +212,30 @@ def test_settings_are_checked(wrong: dict[str, int]) -> None:
         oracle.Queried("http://localhost")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Probabilities"):
         oracle.Queried(nn.Identity(), "labels")  # type: ignore[arg-type]
+
+
+class Session:
+    """A model behind what nobody can look into; its `told_apart_by` says which one it is."""
+
+    def __init__(self, version: int) -> None:
+        self.version, self.session = version, iter(())
+
+    def told_apart_by(self) -> str:
+        return f"version {self.version}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :2]
+
+
+def test_what_cannot_be_looked_into_is_told_apart_by_what_it_says(tmp_path: Path) -> None:
+    told = {version: oracle.Queried(Session(version)).told_apart_by() for version in (1, 2)}
+    assert told[1] != told[2]
+    assert told[1] == oracle.Queried(Session(1), budget=3).told_apart_by()
+    assert told[1] != oracle.Queried(Session(1), oracle.Probabilities()).told_apart_by()
+    images = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    first = rr.certify.SmoothedClassifier(Session(1), rr.certify.Gaussian(0.1))
+    before = [one.row() for one in first.certify(images, n0=5, n=40, folder=tmp_path)]
+    again = rr.certify.SmoothedClassifier(Session(1), rr.certify.Gaussian(0.1))
+    assert [one.row() for one in again.certify(images, n0=5, n=40, folder=tmp_path)] == before
+    with pytest.raises(ValueError, match=r"differs in .*model"):
+        rr.certify.SmoothedClassifier(Session(2), rr.certify.Gaussian(0.1)).certify(images, n0=5, n=40, folder=tmp_path)
