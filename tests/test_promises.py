@@ -227,6 +227,7 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         ),
         "plain": lambda: rr.recipes.Plain(_conv(), rr.tasks.Classification(), part="0"),
         "purify_finetune": lambda: rr.recipes.PurifyFinetune(_rainproof(), rr.tasks.Classification(), _weak(), part="stages.1"),
+        "recommended": lambda: rr.recipes.Recommended(_rainproof(), rr.tasks.Classification(), _weak(), weight=0.5),
         "trades": lambda: rr.recipes.Trades(_conv(), rr.tasks.Classification(), _weak(), beta=2),
     },
     "references": {
@@ -278,7 +279,7 @@ FOREIGN["bfloat16"] = FOREIGN["compiled"] = FOREIGN["float16"] = FOREIGN["graphe
 FOREIGN["transfer"] = ["source"]
 FOREIGN["perceptual"] = ["features"]
 FOREIGN |= {name: ["model"] for name in ("adversarial_training", "distill_purifier", "plain", "trades")}
-FOREIGN |= {name: ["pipeline.model"] for name in ("nat", "pearl", "purify_finetune")}
+FOREIGN |= {name: ["pipeline.model"] for name in ("nat", "pearl", "purify_finetune", "recommended")}
 FOREIGN["distill"] = ["oracle", "surrogate"]
 FOREIGN["uae_rs_mixcut"] = FOREIGN["uae_rs_mixup"] = ["features", "samples"]
 

@@ -12,4 +12,5 @@ from .nat import NAT as NAT
 from .pearl import PEARL as PEARL
 from .plain import Plain as Plain
 from .purify_finetune import PurifyFinetune as PurifyFinetune
+from .recommended import Recommended as Recommended
 from .trades import Trades as Trades
