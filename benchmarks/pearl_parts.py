@@ -104,8 +104,16 @@ class Run:
 def by_seed(
     run: Run, case: rows.Case, seed: int, asked: list[streets.Column], which: Sequence[str] = LEARNT
 ) -> Iterator[tuple[str, dict[str, Any], rr.Stage | None]]:
-    """(row, its columns, its derain network) at one seed; those before the frozen segmenter are measured together."""
+    """(row, its columns, its derain network) at one seed; those before the frozen segmenter are measured together.
+
+    All columns at the first seed, then the first one alone.
+    """
     folder = run.out / case.name / f"seed {seed}"
+    if seed:  # one column, and nothing to share
+        for row in which:
+            model, stage = run.defence(case, row, seed)
+            yield row, rows.alone((model, stage), run.street, asked[:1], folder / f"measured {row}"), stage
+        return
     for row in (row for row in which if row in OWN):
         model, stage = run.defence(case, row, seed)
         yield row, rows.alone((model, stage), run.street, asked, folder / f"measured {row}"), None
@@ -113,8 +121,7 @@ def by_seed(
     stages = {row: stage for row, (_, stage) in kept.items() if stage is not None}
     model = next(iter(kept.values()))[0]
     for row, cells in streets.measured(model, stages, run.street, asked, folder / "measured").items():
-        if row != "none" or seed == 0:
-            yield BARE if row == "none" else row, cells, stages.get(row)
+        yield BARE if row == "none" else row, cells, stages.get(row)
 
 
 def compared(run: Run, case: rows.Case, seeds: int, extra: Callable[[], rows.Seeds] = dict) -> Iterator[dict[str, Any]]:
@@ -125,7 +132,7 @@ def compared(run: Run, case: rows.Case, seeds: int, extra: Callable[[], rows.See
     for seed in range(seeds):
         for row, cells, stage in by_seed(run, case, seed, run.columns):
             found.setdefault(row, []).append(cells)
-            if stage is not None:
+            if stage is not None and row not in OWN:
                 looks.setdefault(row, []).append(streets.quality(stage, run.street))
         yield rows.told(case, found, looks, folders[: seed + 1])
     found |= extra()
@@ -150,12 +157,21 @@ def main(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def more(run: Run) -> Iterator[dict[str, Any]]:
-    """Other attacks, at the first seed."""
-    found: rows.Seeds = {}
-    for column in run.further:
-        for row, cells, _ in by_seed(run, run.main, 0, [column]):
-            found[row] = [{**found.get(row, [{}])[0], **cells}]
-        yield {"frames": len(run.street.target), "rows": rows.summary(found)}
+    """Other attacks, on a few frames, at the first seed."""
+    yield from few(run, "more", run.further)
+
+
+def few(
+    run: Run, part: str, asked: Sequence[streets.Column], which: Sequence[str] = (BARE, *LEARNT)
+) -> Iterator[dict[str, Any]]:
+    """Rows of the first seed under further attacks, on a few frames."""
+    found: rows.Seeds = {row: [{}] for row in which}
+    for column in asked:
+        for row in which:
+            model, stage = run.defence(run.main, DERAIN if row == BARE else row, 0)
+            defence = (model, None if row == BARE else stage)
+            found[row][0] |= rows.alone(defence, run.few, [column], run.out / part / row)
+        yield {"frames": len(run.few.target), "attacks": [repr(c.attack) for c in asked], "rows": rows.summary(found)}
 
 
 def second(run: Run) -> Iterator[dict[str, Any]]:
@@ -178,41 +194,28 @@ def espnet(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def square(run: Run) -> Iterator[dict[str, Any]]:
-    """An attack without gradients, on a few frames, at the first seed."""
-    queries = 5000 if run.full else 200
-    column = streets.Column("Square 8/255", rr.attacks.Square(rr.Linf(8 / 255), queries, loss=rr.losses.MaskedCrossEntropy()))
-    found: rows.Seeds = {}
-    for row in (BARE, *LEARNT):
-        model, stage = run.defence(run.main, DERAIN if row == BARE else row, 0)
-        defence = (model, None if row == BARE else stage)
-        found[row] = [rows.alone(defence, run.few, [column], run.out / "square" / row)]
-        yield {"attack": repr(column.attack), "frames": len(run.few.target), "rows": rows.summary(found)}
+    """An attack without gradients."""
+    attack = rr.attacks.Square(rr.Linf(8 / 255), 5000 if run.full else 100, loss=rr.losses.MaskedCrossEntropy())
+    yield from few(run, "square", [streets.Column("Square 8/255", attack)])
 
 
 def checks(run: Run) -> Iterator[dict[str, Any]]:
-    """Whether gradients are hidden, on a few frames: more steps, a size that breaks everything, noise of the same size."""
-    threat = rr.Linf(4 / 255)
-    asked = [streets.Column("uniform noise 4/255", rr.attacks.UniformNoise(threat))]
-    asked += [streets.pgd(4, steps) for steps in (1, 2, 5, 10, 20, 50) if steps <= 2.5 * run.steps]
-    asked.append(streets.cos(64, run.steps))
-    found: rows.Seeds = {}
-    for row in (NAA, AMA):
-        found[row] = [rows.alone(run.defence(run.main, row, 0), run.few, asked, run.out / "checks" / row)]
-        yield {"frames": len(run.few.target), "rows": rows.summary(found)}
+    """Whether gradients are hidden: more steps, a size that breaks everything, noise of the same size."""
+    asked = [streets.Column("uniform noise 4/255", rr.attacks.UniformNoise(rr.Linf(4 / 255)))]
+    asked += [streets.pgd(4, steps) for steps in (1, 2, 5, 20, 50) if steps <= 2.5 * run.steps]
+    yield from few(run, "checks", [streets.cos(64, run.steps), *asked], (NAA, AMA))
 
 
 def cityscapes(run: Run) -> Iterator[dict[str, Any]]:
-    """Another data set, without labels: how far answers agree with the bundled segmenter's on the dry frames; all seeds."""
+    """Another data set, without labels: how far answers agree with the bundled segmenter's on the dry frames."""
     if run.cityscapes is None:
         return
     street = streets.pairs(run.cityscapes / "norain", run.cityscapes / "rain100mm", run.segmenter(), run.size[0]).to(run.device)
     found: rows.Seeds = {}
     for row in (BARE, *LEARNT):
-        for seed in range(1 if row == BARE else run.seeds):
-            model, stage = run.defence(run.main, DERAIN if row == BARE else row, seed)
-            defence = (model, None if row == BARE else stage)
-            folder = run.out / "cityscapes" / f"{row} {seed}"
-            found.setdefault(row, []).append(rows.alone(defence, street, [streets.cos(4, run.steps)], folder))
+        model, stage = run.defence(run.main, DERAIN if row == BARE else row, 0)
+        defence = (model, None if row == BARE else stage)
+        found[row] = [rows.alone(defence, street, [streets.cos(4, run.steps)], run.out / "cityscapes" / row)]
         yield {"frames": len(street.target), "size": list(street.dry.shape[-2:]), "rows": rows.summary(found)}
 
 
