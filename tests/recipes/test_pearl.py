@@ -144,6 +144,16 @@ def test_the_cache_asks_once_an_image_and_again_when_the_model_has_changed() -> 
     assert len(goal._known) == 2
 
 
+def test_a_second_data_set_for_a_cache_is_named_as_such() -> None:
+    goal, item, index = MirrorGoal(AMA, cached=True), streets()[:], torch.arange(8)
+    goal.run(segmenter(), TASK, rr.Batch(**item, index=index))
+    model = segmenter()
+    goal.run(model, TASK, rr.Batch(**item, index=index))
+    other = {**item, "clean": item["clean"].flip(-1)}
+    with pytest.raises(ValueError, match="make a new goal if it is another one than in an earlier fit"):
+        goal.run(model, TASK, rr.Batch(**other, index=index))
+
+
 class _Flipped(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return 8
@@ -155,7 +165,7 @@ class _Flipped(Dataset[dict[str, Tensor]]):
 
 def test_a_cache_names_data_that_change_from_one_reading_to_the_next() -> None:
     recipe = rr.recipes.PEARL(rainproof(), TASK, ATTACK, MirrorGoal(AMA, cached=True))
-    with pytest.raises(ValueError, match="augments, so set cached=False"):
+    with pytest.raises(ValueError, match="cached=False if the data set augments; make a new goal if it is another one"):
         rr.fit(recipe, _Flipped(), PLAN.replace(steps=20), quiet=True)
     rr.fit(rr.recipes.PEARL(rainproof(), TASK, ATTACK, MirrorGoal(AMA)), _Flipped(), PLAN, quiet=True)
     with pytest.raises(ValueError, match="with an index"):

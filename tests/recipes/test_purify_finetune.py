@@ -85,6 +85,14 @@ def test_udc_3_levels_are_uniform_one_a_batch_and_noise_is_fresh() -> None:
     assert not torch.equal(clean[0], clean[1])  # each image has its own noise
 
 
+def test_the_pipeline_at_a_level_votes_as_before() -> None:
+    pipeline = _camera()
+    voting = rr.DefendedPipeline(pipeline.model, list(pipeline.stages), vote=rr.MeanVote(runs=3))
+    at = rr.recipes.PurifyFinetune(voting, SAME).at(0.05)
+    assert at.vote is voting.vote
+    assert at.stages[0].sigma == 0.05
+
+
 def test_udc_5_the_purifier_stays_bit_for_bit_and_the_pipeline_keeps_its_level() -> None:
     pipeline = _camera()
     before, told = fingerprint(pipeline.stages[0]), repr(pipeline.stages[0])

@@ -16,6 +16,17 @@ def test_a_process_without_a_batch_adds_nothing_in_the_right_shape() -> None:
     assert whole.values([sum(part[0] for part in parts)]) == whole()
 
 
+def test_a_device_without_float64_counts_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of MPS nothing but the name is here: batches stay where they are, and what is counted has to."""
+    network = classifier()
+    whole = rr.Validation(network, colours(), rr.tasks.Classification(), batch=4)
+    plain = whole.statistics(torch.device("cpu"))
+    monkeypatch.setattr(rr.Batch, "to", lambda self, device: self)
+    found = whole.statistics(torch.device("mps"))
+    assert [(t.device.type, t.dtype) for t in found] == [("cpu", torch.float64)]
+    assert torch.equal(found[0], plain[0])
+
+
 def test_wrong_arguments_and_images_are_named() -> None:
     network, task = classifier(), rr.tasks.Classification()
     images, labels = colours().tensors

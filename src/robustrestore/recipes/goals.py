@@ -55,7 +55,7 @@ class Mirrored(Goal):
 
     `cached` keeps the mirror of each image by its place in the data set, on the CPU: 4 bytes a value, so 760 MB for 367 frames
     of 360 x 480. The mirror depends on the clean image, its label and the model: a changed model empties the cache, and a data
-    set that crops, flips or otherwise changes an image from one reading to the next raises ValueError.
+    set that crops, flips or otherwise changes an image from one reading to the next, and a second data set, raise ValueError.
     """
 
     def __init__(self, attack: Attack, distance: Loss | None = None, cached: bool = False) -> None:
@@ -80,8 +80,8 @@ class Mirrored(Goal):
         prints = [digest(image, label) for image, label in zip(clean, target, strict=True)]
         if changed := [p for p, seen in zip(places, prints, strict=True) if p in self._known and self._known[p][0] != seen]:
             raise ValueError(
-                f"cached: expected the same clean image and label at every reading, image {changed[0]} has changed: the data "
-                "set augments, so set cached=False"
+                f"cached: expected the same clean image and label at every reading, image {changed[0]} has changed: set "
+                "cached=False if the data set augments; make a new goal if it is another one than in an earlier fit"
             )
         if new := [k for k, place in enumerate(places) if place not in self._known]:
             for k, found in zip(new, self._made(model, task, clean[new], target[new]), strict=True):

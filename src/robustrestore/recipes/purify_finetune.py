@@ -68,7 +68,8 @@ class PurifyFinetune(Recipe, name="purify_finetune"):
     def at(self, sigma: float) -> DefendedPipeline:
         """The pipeline with its purifiers at one level, drawing fresh noise; weights are shared."""
         stages = [stage for stage in self.pipeline.stages if isinstance(stage, Stage)]
-        return DefendedPipeline(self.pipeline.model, [_fresh(stage, sigma) if _levelled(stage) else stage for stage in stages])
+        levelled = [_fresh(stage, sigma) if _levelled(stage) else stage for stage in stages]
+        return DefendedPipeline(self.pipeline.model, levelled, self.pipeline.vote)
 
     def run(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, its parts, and the level."""

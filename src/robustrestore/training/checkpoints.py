@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..files import write_atomically
+from ..files import digest, write_atomically
+from ..recipe import Recipe
 
 
 def save_tree(file: Path, tree: Any) -> None:
@@ -40,6 +42,28 @@ def load_tree(file: Path) -> Any:
     if plain is None:
         raise ValueError(f"{file}: expected a checkpoint of a training, got other safetensors")
     return _nested(json.loads(plain), tensors)
+
+
+class Loose:
+    """Buffers of a recipe that the state of its trained part leaves out: a checkpoint holds those that training has changed."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.before = {name: digest(tensor) for name, tensor in self._all()}
+
+    def _all(self) -> list[tuple[str, Tensor]]:
+        held = {id(tensor) for tensor in self.recipe.trained.state_dict(keep_vars=True).values()}
+        return [(name, tensor) for name, tensor in self.recipe.named_buffers() if id(tensor) not in held]
+
+    def changed(self) -> dict[str, Tensor]:
+        """Those that differ from what they were at the start, by name."""
+        return {name: tensor for name, tensor in self._all() if self.before.get(name) != digest(tensor)}
+
+    def restore(self, buffers: Mapping[str, Tensor], device: torch.device) -> None:
+        """Put them back."""
+        for name, tensor in buffers.items():
+            path, _, own = name.rpartition(".")
+            self.recipe.get_submodule(path)._buffers[own] = tensor.to(device)
 
 
 def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,13 @@ from ..files import writable, write_text
 from ..modes import evaluating, seeded
 from ..recipe import Batch, Recipe, training
 from ..runs import spawn
-from .checkpoints import load_tree, save_state, save_tree
+from .checkpoints import Loose, load_tree, save_state, save_tree
+from .device import across, check_target, on_device, share_buffers
 from .history import History
 from .plan import Plan
 from .progress import training_bar
 from .stream import Data, Stream
 from .validation import Validation
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 Validate = Validation | Callable[[], Mapping[str, float]]
 LAST, BEST, HISTORY = "last.safetensors", "best.safetensors", "history.json"
@@ -51,15 +49,18 @@ def fit(
     history. `trackers`: names that accelerate knows, such as "tensorboard". A bar on the error stream shows loss, rate and time
     left, if it is a terminal and not `quiet`.
 
-    Raises ValueError before the first step where a batch lacks what the recipe needs or the folder holds another training, and
-    ArithmeticError for a loss or a gradient that is not finite, with the step, the images and the last good checkpoint.
+    Raises ValueError before the first step where a batch lacks what the recipe needs, the target does not fit the task or the
+    folder holds another training, ImportError where a tracker is not installed, and ArithmeticError for a loss or a gradient
+    that is not finite, with the step, the images and the last good checkpoint.
     """
     plan = Plan() if plan is None else plan
     _check_arguments(recipe, plan, validate)
     stream = Stream(data, plan.batch, plan.seed)
-    recipe.check(stream.first())
+    first = stream.first()
+    recipe.check(first)
     place = None if folder is None else writable(Path(folder))
-    with training(recipe) as weights, _on_device(recipe, place, trackers) as accelerator:
+    with training(recipe) as weights, on_device(recipe, place, trackers) as accelerator:
+        check_target(recipe, first.to(accelerator.device))
         run = _Training(recipe, weights, plan, stream, accelerator, place)
         run.go(validate, quiet)
     return run.history
@@ -77,26 +78,6 @@ def _check_arguments(recipe: object, plan: object, validate: object) -> None:
         )
 
 
-@contextmanager
-def _on_device(recipe: Recipe, folder: Path | None, trackers: Sequence[str]) -> "Iterator[Accelerator]":
-    """accelerate, with the recipe on its device; back where it was afterwards."""
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise ImportError("fit needs accelerate: pip install 'robustrestore[train]'") from error
-    if trackers and folder is None:
-        raise ValueError("trackers: expected a folder for them to write into: fit(..., folder=...)")
-    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=folder)
-    before = next((weight.device for weight in recipe.parameters()), torch.device("cpu"))
-    recipe.to(accelerator.device)
-    try:
-        yield accelerator
-    finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
-        recipe.to(before)
-
-
 class _Training:
     """The state of one `fit`."""
 
@@ -110,7 +91,7 @@ class _Training:
                 f"batch: expected a multiple of {self.world} processes x {plan.accumulate} portions, got {plan.batch}"
             )
         self.folder, self.device = folder, accelerator.device
-        self.module = accelerator.prepare_model(recipe) if self.world > 1 else recipe
+        self.module, self.loose = across(recipe, accelerator), Loose(recipe)
         self.optimiser = plan.optimiser.make(weights)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
         self.averaged = None if plan.average is None else [tensor.detach().clone() for tensor in self._moving()]
@@ -178,6 +159,7 @@ class _Training:
             self._check("gradient", norm, batches)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        share_buffers(self.recipe.trained, self.world)
         self._average()
         names = list(found[0])
         values = torch.stack([torch.stack([one[name].float() for one in found]).mean() for name in names])
@@ -263,6 +245,7 @@ class _Training:
             "about": self.history.about,
             "step": self.step,
             "trained": dict(self.recipe.trained.state_dict()),
+            "buffers": self.loose.changed(),
             "average": self.averaged,
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -281,6 +264,7 @@ class _Training:
             raise ValueError(f"{self.folder}: expected a checkpoint of this training, got one that differs ({told}): "
                              "choose another folder, or delete this one to start anew")  # fmt: skip
         self.recipe.trained.load_state_dict(state["trained"])
+        self.loose.restore(state.get("buffers", {}), self.device)
         self.averaged = None if state["average"] is None else [tensor.to(self.device) for tensor in state["average"]]
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])

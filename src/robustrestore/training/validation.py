@@ -50,9 +50,12 @@ class Validation:
                     with torch.no_grad():
                         outputs = self.model(images)
                     self.task.check(outputs, target)
+                if device.type == "mps":  # which has no float64: counted, and handed back, on the CPU
+                    outputs, target = outputs.cpu(), target.cpu()
                 for k, metric in enumerate(self.task.metrics()):
                     totals[k] = totals[k] + counts * metric.measure(outputs, target).double().sum(0)
-        return [torch.as_tensor(total, dtype=torch.float64, device=device) for total in totals]
+        where = "cpu" if device.type == "mps" else device
+        return [torch.as_tensor(total, dtype=torch.float64, device=where) for total in totals]
 
     def values(self, totals: Sequence[Tensor]) -> dict[str, float]:
         """The metrics by name from the sums of all processes."""
