@@ -9,7 +9,9 @@ small scale takes most of an hour of one CPU core, `full` is for a GPU. Displays
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import harness
 import robustrestore as rr
 import udc_data
 import udc_report
-from udc_rows import Batches, Bench, Cell, Contestant, fresh, further_cells, main_cells, thorough_cells
+from robustrestore.files import write_text
+from udc_rows import FURTHER, Batches, Bench, Cell, Contestant, fresh, further_cells, main_cells, thorough_cells
 from udc_trainings import SCALES, TASK, Scale, Strengths, restorer, tuned
 
 PLAIN = {
@@ -36,6 +39,7 @@ TUNED = {
     "purify + tune, 22/255": ("purify more", "purify more"),
 }  # name in the table: how it is tuned, what stands before it
 FEWER = ("purify only, 22/255", "purify + tune, attack through both", "purify + tune, 22/255")  # one seed, PGD alone
+MOST = ("no defence", "blur", "purify only", "adversarial training", "purify + tune", "blur + tune")  # meet other attacks first
 COST = 1.5  # dB without attack that a stage may cost
 CANDIDATES: dict[str, tuple[str, tuple[float, ...]]] = {
     "purify": ("sigma", (0.01, 0.02, 0.03, 0.05, 0.08)),
@@ -49,15 +53,14 @@ def choice(base: rr.Restorer, batches: Batches, file: Path) -> tuple[Strengths, 
 
     Ours: of those that cost at most COST dB without attack, the highest PSNR under adaptive PGD of 10 steps at 4/255.
     """
-    if file.is_file():
-        curves = json.loads(file.read_text(encoding="utf-8"))
-    else:
-        curves = {"none": [tried(None, base, batches)]}
-        for name, (field, values) in CANDIDATES.items():
-            curves[name] = [tried(Strengths(**{field: value}).stage(name), base, batches) | {field: value} for value in values]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(curves), encoding="utf-8")
-    best = {}
+
+    def curve(name: str, field: str, values: tuple[float, ...]) -> list[dict[str, float]]:
+        return [tried(Strengths(**{field: value}).stage(name), base, batches) | {field: value} for value in values]
+
+    def all_curves() -> dict[str, Any]:
+        return {"none": [tried(None, base, batches)], **{name: curve(name, *tries) for name, tries in CANDIDATES.items()}}
+
+    curves, best = kept(file, all_curves), {}
     for name, (field, _) in CANDIDATES.items():
         dearest = curves["none"][0]["no attack"] - COST
         point = max(curves[name], key=lambda p: (min(p["no attack"], dearest), p["adaptive"]))
@@ -88,6 +91,13 @@ def seconds(who: Contestant, images: torch.Tensor) -> float:
         return min(harness.timed(lambda: who.pipeline(images), device) for _ in range(3)) / pixels * 1e6
 
 
+def kept(file: Path, make: Callable[[], Any]) -> Any:
+    """What a file holds, made where there is none."""
+    if not file.is_file():
+        write_text(file, json.dumps(make()))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 class Contestants:
     """By name and seed, tuned when first asked for."""
 
@@ -112,8 +122,9 @@ class Contestants:
         names = [name for name in (*PLAIN, *TUNED) if name not in FEWER]
         for name in names:
             yield (who := self.named(name, 0)), list(thorough_cells(who, self.base))
-        for name in names:
-            yield (who := self.named(name, 0)), list(further_cells(who))
+        for some in (MOST, [name for name in names if name not in MOST]):
+            for group, name in product(FURTHER, (name for name in names if name in some)):
+                yield (who := self.named(name, 0)), list(further_cells(who, group))
         for name in (name for name in names if name in TUNED):
             for seed in range(1, self.scale.seeds):
                 yield (who := self.named(name, seed)), list(main_cells(who))
@@ -135,8 +146,10 @@ def run(options: argparse.Namespace, scale: Scale, displays: list[Any], name: st
             found.add(cell, bench.measured(cell))
         if who.seed == 0 and who.name not in found.seconds:
             found.seconds[who.name] = round(seconds(who, test[0][0]), 3)
-        if who.name in ("purify only", "purify + tune") and who.seed == 0 and cells[0].attack == "C&W":
-            found.fresh[who.name] = {str(n): fresh(who, n, scale, test[:1]) for n in (1, 10)}
+        if who.name == "purify + tune" and cells[0].attack == "C&W":
+            found.fresh[who.name] = kept(out / "fresh.json", partial(fresh, who, scale, test[:1]))
+                out / "fresh.json", lambda w=who: {str(n): fresh(w, n, scale, test[:1]) for n in (1, 10)}
+            )
         print(f"{who.name}, seed {who.seed}, {cells[0].attack} and more: {time.process_time() - began:.0f} s", flush=True)
         harness.write(name, {**found.content(), "choice": curves})
     return found.content()

@@ -97,7 +97,7 @@ class Findings:
 
 def checks(found: Findings) -> list[str]:
     """What a hidden gradient or a weak attack would show, in words, with the exceptions."""
-    names = [key[0] for key in found.found if key[1] == "C&W"]
+    names = [key[0] for key in found.found if key[2] == BEYOND]
     return [
         line for check in (_black_box, _larger, _noise, _handed_on, _beyond, _rounding, _deep) for line in check(found, names)
     ]

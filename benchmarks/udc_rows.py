@@ -22,6 +22,7 @@ from udc_trainings import TASK, Scale
 SIZES = (1, 2, 4, 8)
 BEYOND = 64  # of 255: no defence is left there, or gradients are hidden
 GOAL = 20.0  # dB from the restorer's own clean output, which C&W has to bring about
+FURTHER: dict[str, tuple[str, ...]] = {"C&W": (), "black box": ("noise", "Square"), "perceptual": ("perceptual",)}
 VIEWS = ("adaptive", "alone", "handed on")
 Batches = list[tuple[Tensor, Tensor]]
 METRICS = ("PSNR", "SSIM", "PSNR to own clean output", "feature distance", "PSNR, attack in 8 bits", "L2", "Linf")
@@ -177,23 +178,28 @@ def thorough_cells(who: Contestant, base: nn.Module) -> Iterator[Cell]:
     yield Cell(who, "PGD", BEYOND)
 
 
-def further_cells(who: Contestant) -> Iterator[Cell]:
-    """The other attacks."""
-    yield Cell(who, "C&W", 0)
+def further_cells(who: Contestant, group: str) -> Iterator[Cell]:
+    """The other attacks, a group of FURTHER."""
+    if group == "C&W":
+        yield Cell(who, "C&W", 0)
     for size in SIZES:
-        yield from (Cell(who, name, size) for name in ("noise", "perceptual", "Square"))
-    yield Cell(who, "SimBA", SIZES[-1])
+        yield from (Cell(who, name, size) for name in FURTHER[group])
+    if group == "black box":
+        yield Cell(who, "SimBA", SIZES[-1])
 
 
-def fresh(who: Contestant, samples: int, scale: Scale, batches: Batches) -> list[float]:
-    """PSNR where a random stage draws anew at every call, under PGD at 4/255 that averages `samples` draws; one draw scored."""
+def fresh(who: Contestant, scale: Scale, batches: Batches) -> dict[str, list[float]]:
+    """PSNR where a random stage draws anew at every call, under PGD at 4/255 that averages 1 or 10 draws; one draw scored."""
     if who.stage is None:
         raise ValueError(f"{who.name}: expected a stage that draws, got none")
     pipeline = replace(who, stage=who.stage.replace(seed=None)).pipeline
-    made, found = rr.attacks.PGD(rr.Linf(4 / 255), scale.attack_steps, samples=samples), []
-    for k, (images, target) in enumerate(batches):
-        with rr.seeded(k), rr.evaluating(pipeline):
-            attacked = made(pipeline, images, TASK.untargeted(target))
-            with torch.no_grad():
-                found += TASK.metrics()[0].measure(pipeline(attacked), target)[:, 0].tolist()
+    found: dict[str, list[float]] = {}
+    for samples in (1, 10):
+        made = rr.attacks.PGD(rr.Linf(4 / 255), scale.attack_steps, samples=samples)
+        for k, (images, target) in enumerate(batches):
+            with rr.seeded(k), rr.evaluating(pipeline):
+                attacked = made(pipeline, images, TASK.untargeted(target))
+                with torch.no_grad():
+                    psnr = TASK.metrics()[0].measure(pipeline(attacked), target)[:, 0]
+            found.setdefault(str(samples), []).extend(psnr.tolist())
     return found

@@ -43,6 +43,8 @@ def by_size(found: Any, attack: str, view: str, metric: str = "PSNR", digits: in
         cells = [_cell(rows.get((name, attack, size, view)), metric, digits) for size in SIZES]
         if any(cells):
             body.append([name, _unattacked(rows, name, attack, metric, digits), *cells])
+    if not body:
+        return PENDING
     unit = "PSNR in dB" if metric == "PSNR" else metric
     return lines([_head(found, unit, attack), "no attack", *(f"{attack} {size}/255" for size in SIZES)], body)
 
@@ -80,6 +82,8 @@ def tunings(found: Any) -> str:
             cells.append(", ".join(f"{value:.2f}" for value in known.values()) if len(known) > 1 else "")
         if any(cells):
             body.append([name, *cells])
+    if not body:
+        return PENDING
     return lines(["PSNR of each tuning", "no attack", *(f"PGD {size}/255" for size in SIZES)], body)
 
 
@@ -90,6 +94,8 @@ def smallest(found: Any) -> str:
         if (row := rows.get((name, "C&W", 0, "adaptive"))) is not None:
             own, reached = _cell(row, "PSNR to own clean output"), f"{100 * row['reached']:.0f} %"
             body.append([name, _cell(row, "L2"), reached, own, _cell(row)])
+    if not body:
+        return PENDING
     head = [_head(found, "C&W", "C&W"), "L2 of the change", "reached", "PSNR to own clean output", "PSNR to the truth"]
     return lines(head, body)
 
@@ -118,6 +124,8 @@ def fresh(found: Any) -> str:
     body = []
     for name, draws in found["fresh noise"].items():
         body.append([name, *(f"{sum(values) / len(values):.2f}" for values in draws.values())])
+    if not body:
+        return PENDING
     first = next(iter(found["fresh noise"].values()))
     count = len(next(iter(first.values())))
     return lines([f"PSNR in dB, PGD 4/255, n = {count}", *(f"{n} draws a gradient" for n in first)], body)
