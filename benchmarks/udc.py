@@ -148,8 +148,6 @@ def run(options: argparse.Namespace, scale: Scale, displays: list[Any], name: st
             found.seconds[who.name] = round(seconds(who, test[0][0]), 3)
         if who.name == "purify + tune" and cells[0].attack == "C&W":
             found.fresh[who.name] = kept(out / "fresh.json", partial(fresh, who, scale, test[:1]))
-                out / "fresh.json", lambda w=who: {str(n): fresh(w, n, scale, test[:1]) for n in (1, 10)}
-            )
         print(f"{who.name}, seed {who.seed}, {cells[0].attack} and more: {time.process_time() - began:.0f} s", flush=True)
         harness.write(name, {**found.content(), "choice": curves})
     return found.content()
