@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for those that load this file 
 
 import cost_tables
 import purifier_tables
+import udc_tables
 from table_parts import ROOT
 from table_parts import cell as _cell
 from table_parts import lines as _lines
@@ -294,6 +295,7 @@ def anls_cost() -> str:
 TABLES = {
     **purifier_tables.TABLES,
     **cost_tables.TABLES,
+    **udc_tables.TABLES,
     "certify_classifier": certify_classifier,
     "certify_segmenter": certify_segmenter,
     "certify_restorer": certify_restorer,

@@ -71,6 +71,17 @@ def gains(found: Any) -> str:
     return lines(["difference in dB, paired", "no attack", *(f"PGD {size}/255" for size in SIZES)], body)
 
 
+def words(found: Any) -> str:
+    """What is gained under PGD at 4/255 and lost without attack, and where purifying and tuning stands; a line each."""
+    said = []
+    for one in found["gains"]:
+        (gain, low, high), (cost, least, most) = (one["differences"][size] for size in ("4", "0"))
+        attacked = f"{gain:+.2f} dB [{low:+.2f}, {high:+.2f}] under PGD at 4/255"
+        clean = f"{cost:+.2f} dB [{least:+.2f}, {most:+.2f}] without attack"
+        said.append(f"- {one['defence']}, against {one['against']}: {attacked}, {clean}.")
+    return "\n".join(said)
+
+
 def tunings(found: Any) -> str:
     """Tunings down: the PSNR of every seed."""
     rows, body = _rows(found), []
@@ -139,6 +150,7 @@ def checks(found: Any) -> str:
 TABLES = {
     "udc": _shown(partial(by_size, attack="PGD", view="adaptive")),
     "udc gains": _shown(gains),
+    "udc words": _shown(words),
     "udc tunings": _shown(tunings),
     "udc alone": _shown(partial(by_size, attack="PGD", view="alone")),
     "udc handed on": _shown(partial(by_size, attack="PGD", view="handed on")),
