@@ -5,93 +5,35 @@ python benchmarks/certify.py classifier --cifar FOLDER --weights resnet20_cifar1
 python benchmarks/certify.py segmenter --camvid FOLDER --work FOLDER
 python benchmarks/certify.py restorer --work FOLDER
 
-Each part writes results/certify_PART.json. A killed run goes on in --work. Sizes are chosen for about 15 minutes of one core in
-all, so few images and few draws: radii end where n does.
+Each part writes results/certify_PART.json. A killed run goes on in --work. Sizes are chosen for about half an hour of one core
+in all, so few images and few draws: radii end where n does.
 """
 
 import argparse
 import math
-import resource
-import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import certify_cost
 import harness
 import robustrestore as rr
 from robustrestore import certify
 
 SIGMA, ALPHA = 0.25, 0.001
-ROUNDS = 3
-
-
-def _floor(model: Callable[[Tensor], Tensor], chunk: Tensor, count: int) -> float:
-    """CPU seconds of `count` bare forwards."""
-    with torch.no_grad():
-        started = time.process_time()
-        for _ in range(count // len(chunk)):
-            model(chunk)
-        return time.process_time() - started
-
-
-def _cost(model: nn.Module, images: Tensor, chunk: int, certificate: Callable[[Tensor, int], Any], n: int) -> dict[str, Any]:
-    """CPU time of certification over that of as many forwards, alternating, and its median and range."""
-    noisy = images.expand(chunk, *images.shape[1:]) + SIGMA * torch.randn(chunk, *images.shape[1:])
-    model(noisy)
-    certificate(images, chunk)
-    ratios = []
-    for _ in range(ROUNDS):
-        floor = _floor(model, noisy, n + chunk)
-        started = time.process_time()
-        certificate(images, n)
-        ratios.append((time.process_time() - started) / floor)
-    return {"n": n, "chunk": chunk, "median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
-
-
-def _rss() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
-def memory(n: int) -> None:
-    """In a process of its own: MiB above the loaded model while a map of 240 x 180 is certified; printed."""
-    model = rr.assets.street_segmenter()
-    smoothed = certify.SmoothedSegmenter(model, certify.Gaussian(SIGMA))
-    before = _rss()
-    smoothed.certify(torch.rand(1, 3, 180, 240), n0=20, n=n, alpha=0.1)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
 
 
 def cost(options: argparse.Namespace) -> dict[str, Any]:
-    from certify_data import MEAN, STD, ResNet20
-
-    torch.manual_seed(0)
-    classifier, segmenter = rr.Adapted(ResNet20().eval(), MEAN, STD), rr.assets.street_segmenter()
-    noise = certify.Gaussian(SIGMA)
-    one, two = certify.SmoothedClassifier(classifier, noise, 64), certify.SmoothedSegmenter(segmenter, noise, chunk=4)
-    found = {
-        "ResNet-20, 32 x 32": _cost(classifier, torch.rand(1, 3, 32, 32), 64, lambda x, n: one.certify(x, n0=64, n=n), 960),
-        "segmenter, 240 x 180": _cost(
-            segmenter, torch.rand(1, 3, 180, 240), 4, lambda x, n: two.certify(x, n0=4, n=n, alpha=0.5), 40
-        ),
-    }
-    peaks = {}
-    for n in (100, 1000):
-        command = [sys.executable, __file__, "memory", "--n", str(n), "--threads", str(options.threads)]
-        peaks[str(n)] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return {"times the floor": found, "MiB above the model by n": peaks}
+    return certify_cost.cost(options.threads)
 
 
 def _saved(report: certify.CertifiedReport, work: Path, name: str) -> dict[str, Any]:
     """The summary, once the certificates were derived again from their counts."""
     report.save(work / name)
-    wrong = certify.recheck(work / name) if report.what != "restoration" else []
+    wrong = certify.recheck(work / name)
     if wrong:
         raise SystemExit(f"{name}: {wrong[:3]}")
     print(f"{name}\n{report}", flush=True)
@@ -99,7 +41,7 @@ def _saved(report: certify.CertifiedReport, work: Path, name: str) -> dict[str, 
 
 
 def classifier(options: argparse.Namespace) -> dict[str, Any]:
-    from certify_data import cifar, resnet20, trained_under_noise
+    from certify_data import cifar, held_out, resnet20, trained_under_noise
 
     plain = resnet20(options.weights)
     kept = options.work / "noise_trained.safetensors"
@@ -113,7 +55,7 @@ def classifier(options: argparse.Namespace) -> dict[str, Any]:
         options.work.mkdir(parents=True, exist_ok=True)
         save_file(tuned.model.state_dict(), kept)
     denoised = rr.DefendedPipeline(plain, [rr.purifiers.Denoise(rr.assets.prior(), sigma=SIGMA)])
-    images, labels = (t[: options.images] for t in cifar(options.cifar, "lossless_test_100"))
+    images, labels, lossless = held_out(options.cifar, options.images)
     batches = [(images[k : k + 25], labels[k : k + 25]) for k in range(0, len(images), 25)]
     rows = {}
     for name, model in {"plain": plain, "trained under noise": tuned, "denoised": denoised}.items():
@@ -123,7 +65,7 @@ def classifier(options: argparse.Namespace) -> dict[str, Any]:
         with torch.no_grad():
             clean = float((model(images).argmax(1) == labels).double().mean())
         rows[name] = {"clean accuracy of the base model": clean, **_saved(report, folder, "report")}
-    return {"images": len(images), "sigma": SIGMA, "epochs": options.epochs, "rows": rows}
+    return {"images": len(images), "lossless images": lossless, "sigma": SIGMA, "epochs": options.epochs, "rows": rows}
 
 
 def segmenter(options: argparse.Namespace) -> dict[str, Any]:
@@ -213,7 +155,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--camvid", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/certify"))
-    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--frames", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
@@ -221,7 +163,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.part == "memory":
-        return memory(options.n)
+        return certify_cost.memory(options.n)
     options.work = options.work / options.part
     started = time.process_time()
     parts = {"cost": cost, "classifier": classifier, "segmenter": segmenter, "restorer": restorer}

@@ -19,6 +19,21 @@ def cifar(folder: Path, name: str) -> tuple[Tensor, Tensor]:
     return images.permute(0, 3, 1, 2).float() / 255, labels
 
 
+def held_out(folder: Path, count: int) -> tuple[Tensor, Tensor, int]:
+    """`count` test images, their labels, and how many are lossless: the 100 that are here first, then ones out of lossy JPEG.
+
+    Those of the JPEG set that show an image of the 100 once more (a root mean squared difference below 0.07) are left out.
+    """
+    images, labels = cifar(folder, "lossless_test_100")
+    more, others = cifar(folder, "jpeg_test_1000")
+    apart = torch.cdist(more.flatten(1), images.flatten(1)).amin(1) / more[0].numel() ** 0.5
+    fresh = (apart >= 0.07).nonzero()[:, 0]
+    wanted = max(0, count - len(images))
+    spread = fresh[torch.arange(wanted) * len(fresh) // max(1, wanted)]
+    lossless = min(count, len(images))
+    return torch.cat([images[:lossless], more[spread]]), torch.cat([labels[:lossless], others[spread]]), lossless
+
+
 class _Block(nn.Module):
     """Two convolutions with batch norm; the shortcut is parameter-free: every second pixel, zeros for new channels."""
 

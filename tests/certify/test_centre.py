@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from scipy.stats import binom, norm
+from scipy.stats import binom, binomtest, ncx2, norm
 from torch import Tensor
 from toys_certify import Mix, grey
 
@@ -83,6 +83,24 @@ def test_12_centre_is_three_times_the_quantile_of_fresh_draws() -> None:
         share = norm.cdf(norm.ppf(0.5 + delta) + size / SIGMA)
         rank = next(r for r in range(1, n + 1) if binom.sf(r - 1, n, share) <= alpha / 2)  # the quantile is above it as rarely
         assert found.eps_out[size] == pytest.approx(3 * float(far[rank - 1]))
+
+
+def test_12_the_radius_holds_its_share_but_for_half_of_alpha() -> None:
+    """Of the identity the share is known, a chi law around the centre: the bound of `n` draws misses it that rarely."""
+    image, sigma, eps, alpha, runs, wrong = torch.full((1, 1, 2, 2), 0.5), 0.1, 0.03, 0.4, 120, 0
+    smoothed = certify.CentreSmoothing(identity, certify.Gaussian(sigma), candidates=10, chunk=200)
+    share, answered = norm.cdf(norm.ppf(0.55) + eps / sigma), 0
+    for seed in range(runs):
+        (found,) = smoothed.certify(image, [eps], n0=600, n=80, alpha=alpha, seed=seed)
+        if found.centre is None:  # it may abstain, and then promises nothing
+            continue
+        off = float((found.centre.double() - 0.5).square().sum())
+        true = sigma / 2 * math.sqrt(ncx2.ppf(share, 4, off / sigma**2))
+        answered += 1
+        wrong += found.eps_out[eps] / 3 < true
+    assert answered > runs / 2
+    assert binomtest(wrong, answered, alpha / 2, alternative="greater").pvalue > 1e-3
+    assert wrong > answered * alpha / 10  # and near alpha / 2, so that more would show
 
 
 def test_centre_of_outputs_beyond_the_range_promises_no_psnr_that_it_has_not() -> None:
