@@ -30,7 +30,7 @@ import ducd_parts
 import ducd_study
 import harness
 import robustrestore as rr
-from robustrestore import certify
+from robustrestore import certify, oracle
 
 CANDIDATES: list[certify.Noise] = [
     *(certify.Gaussian(sigma) for sigma in (0.25, 0.5, 0.75, 1.0)),
@@ -49,14 +49,16 @@ def name_of(noise: certify.Noise) -> str:
     return "-".join(str(v) for v in (noise.name, *noise.settings().values()))
 
 
-def surrogate_for(noise: certify.Noise | None, url: str, seed: int, options: argparse.Namespace) -> torch.nn.Module:
-    """The surrogate that was, or is, trained under this noise on the pool of queries."""
+def surrogate_for(
+    noise: certify.Noise | None, url: str, seed: int, options: argparse.Namespace, gap: oracle.Gap | None = None
+) -> torch.nn.Module:
+    """The surrogate that was, or is, trained under this noise on the pool of queries, by L1 unless a gap is given."""
     images, _ = ducd_parts.digits(options.data / "mnist", ducd_parts.POOL)
     asked = asking.asking(url, options.work / f"answers-{seed}.db", budget=options.queries)
     asked(images[: options.queries])
-    name = "plain" if noise is None else name_of(noise)
+    name = ("plain" if noise is None else name_of(noise)) + ("" if gap is None else f"-{gap.name}")
     place = options.work / f"surrogate-{seed}-{name}.safetensors"
-    return asking.distilled(asked, images[: options.queries], place, seed, noise, steps=options.steps)
+    return asking.distilled(asked, images[: options.queries], place, seed, noise, gap=gap, steps=options.steps)
 
 
 def select(options: argparse.Namespace) -> dict[str, Any]:
@@ -85,38 +87,40 @@ def test_images(options: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor
     return images[: options.images], labels[: options.images]
 
 
+def networks(options: argparse.Namespace, seed: int, url: str, noise: certify.Gaussian) -> dict[str, torch.nn.Module]:
+    """What is compared with the target by queries: surrogates, the twin that an owner can train, the denoiser."""
+    owned = ducd_parts.digits(options.data / "mnist", ducd_parts.OWNED)
+    with rr.seeded(seed):
+        twin = ducd_parts.target()
+    place = options.work / f"twin-{seed}.safetensors"
+    ducd_parts.kept(place, twin, lambda: ducd_parts.taught(twin, owned, options.epochs, seed, noise.sigma, 2))
+    surrogate, plain = (surrogate_for(one, url, seed, options) for one in (noise, None))
+    by_kl = surrogate_for(noise, url, seed, options, oracle.KLGap())
+    with rr.seeded(seed):
+        front = ducd_parts.Denoiser(plain)
+    images, _ = ducd_parts.digits(options.data / "mnist", ducd_parts.POOL)
+    asked = asking.asking(url, options.work / f"answers-{seed}.db", budget=options.queries)
+    place = options.work / f"denoiser-{seed}.safetensors"
+    asking.distilled(asked, images[: options.queries], place, seed, noise, front, steps=options.steps)
+    kinds = {"surrogate": surrogate, "surrogate by KL": by_kl, "white-box twin": twin, "denoiser": front}
+    return {**kinds, "surrogate without noise": plain}
+
+
 def compared(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One target, its surrogate and the other ways: the same noise, images, n and alpha."""
     noise, test, work = chosen(options, "l2"), test_images(options), options.work
     if not isinstance(noise, certify.Gaussian):
         raise SystemExit(f"the noise of L2: expected Gaussian, for the twin is trained under it, got {noise!r}")
     held, _ = ducd_parts.digits(options.data / "mnist", ducd_parts.HELD, "test_first5000")
-    owned = ducd_parts.digits(options.data / "mnist", ducd_parts.OWNED)
-    with rr.seeded(seed):
-        twin = ducd_parts.target()
-    twin_place = work / f"twin-{seed}.safetensors"
-    ducd_parts.kept(twin_place, twin, lambda: ducd_parts.taught(twin, owned, options.epochs, seed, noise.sigma, 2))
+    rows = {}
     with asking.served("digits", options, seed) as url:
-        surrogate, plain = (surrogate_for(one, url, seed, options) for one in (noise, None))
-        images, _ = ducd_parts.digits(options.data / "mnist", ducd_parts.POOL)
+        found = networks(options, seed, url, noise)
         asked = asking.asking(url, work / f"answers-{seed}.db")
         paid = {"answered": asked.answered, "sent": asked.sent}
-        with rr.seeded(seed):
-            front = ducd_parts.Denoiser(plain)
-        front_place = work / f"denoiser-{seed}.safetensors"
-        asking.distilled(asked, images[: options.queries], front_place, seed, noise, front, steps=options.steps)
         evaluation = asking.asking(url, work / f"evaluation-{seed}.db")
-        agreed = {n: asking.agreement(evaluation, m, noise, held) for n, m in (("surrogate", surrogate), ("plain", plain))}
-        by_queries = asking.asking(url, None)
-        ways = {
-            "surrogate": surrogate,
-            "target by queries": by_queries,
-            "white-box twin": twin,
-            "denoiser": front,
-            "surrogate without noise": plain,
-        }
-        rows = {}
-        for name, model in ways.items():
+        judged = ("surrogate", "surrogate by KL", "surrogate without noise")
+        agreed = {name: asking.agreement(evaluation, found[name], noise, held) for name in judged}
+        for name, model in {**found, "target by queries": asking.asking(url, None)}.items():
             folder = work / f"main-{seed}" / name.replace(" ", "_")
             report = asking.certified(model, noise, test, draws(options), folder, seed)
             clean = ducd_parts.accuracy(evaluation if name == "target by queries" else model, *test)
@@ -133,23 +137,31 @@ def main_part(options: argparse.Namespace) -> dict[str, Any]:
 def norms(options: argparse.Namespace) -> dict[str, Any]:
     """The frozen noise of each norm, and the Gaussian that was best in it on the selection images."""
     known, test = json.loads((options.work / "select.json").read_text()), test_images(options)
+    pairs = {norm: (known[norm]["place"], _best_gaussian(known[norm])) for norm in certify.NORMS}
+    needed = sorted({place for pair in pairs.values() for place in pair})
+    reports: dict[tuple[int, int], certify.CertifiedReport] = {}
+    for seed in range(options.seeds):
+        with asking.served("digits", options, seed) as url:
+            models = {place: surrogate_for(CANDIDATES[place], url, seed, options) for place in needed}
+        for place, model in models.items():
+            same = place == known["l2"]["place"]  # certified in the part `main` already
+            folder = options.work / (f"main-{seed}/surrogate" if same else f"norms-{seed}/{name_of(CANDIDATES[place])}")
+            reports[place, seed] = asking.certified(model, CANDIDATES[place], test, draws(options), folder, seed)
     found: dict[str, Any] = {}
-    for norm in certify.NORMS:
-        values = [row["acr"]["value"] for row in known[norm]["candidates"]]
-        normal = max((k for k, one in enumerate(CANDIDATES) if isinstance(one, certify.Gaussian)), key=values.__getitem__)
-        rows: dict[str, Any] = {}
-        for noise in dict.fromkeys((known[norm]["place"], normal)):
-            one = CANDIDATES[noise]
-            rows[repr(one)] = {"tightness": one.tightness(norm), "figures": []}
-            for seed in range(options.seeds):
-                with asking.served("digits", options, seed) as url:
-                    model = surrogate_for(one, url, seed, options)
-                folder = options.work / f"norms-{seed}" / name_of(one)
-                report = asking.certified(model, one, test, draws(options), folder, seed)
-                rows[repr(one)]["figures"].append(asking.figures(report, norm))
-        found[norm] = {"chosen": repr(CANDIDATES[known[norm]["place"]]), "Gaussian": repr(CANDIDATES[normal]), "rows": rows}
+    for norm, pair in pairs.items():
+        rows = {}
+        for place in dict.fromkeys(pair):
+            figures = [asking.figures(reports[place, seed], norm) for seed in range(options.seeds)]
+            rows[repr(CANDIDATES[place])] = {"tightness": CANDIDATES[place].tightness(norm), "figures": figures}
+        found[norm] = {"chosen": repr(CANDIDATES[pair[0]]), "Gaussian": repr(CANDIDATES[pair[1]]), "rows": rows}
         print(norm, {k: [round(f["ACR"]["value"], 4) for f in r["figures"]] for k, r in rows.items()}, flush=True)
     return found
+
+
+def _best_gaussian(choice: dict[str, Any]) -> int:
+    """The place of the Gaussian candidate with the largest average certified radius on the selection images."""
+    values = [row["acr"]["value"] for row in choice["candidates"]]
+    return max((k for k, one in enumerate(CANDIDATES) if isinstance(one, certify.Gaussian)), key=values.__getitem__)
 
 
 PARTS = {
@@ -183,7 +195,7 @@ def main() -> None:
         found = PARTS[name](options)
         print(f"{name}: {time.process_time() - started:.0f} s", flush=True)
         (options.work / f"{name}.json").write_text(json.dumps(found, indent=1))
-    settings = {k: getattr(options, k) for k in ("images", "draws", "queries", "steps", "epochs", "seeds")}
+    settings = {k: getattr(options, k) for k in ("images", "draws", "queries", "steps", "epochs")}
     done = {name: json.loads(p.read_text()) for name in PARTS if (p := options.work / f"{name}.json").is_file()}
     about = {**harness.machine(), **settings, "alpha": 0.001}
     harness.write("ducd" if options.images >= 100 else "ducd_trial", {"about": about, **done})

@@ -19,7 +19,7 @@ import robustrestore as rr
 from robustrestore import certify, oracle, privacy
 
 NOISE = certify.Gaussian(0.1)
-SHADOWS, STEPS, VOTES = 6, 300, 50
+SHADOWS, STEPS, VOTES = 4, 300, 50
 
 
 def _surrogate(asked: oracle.Queried, images: Tensor, place: Path, seed: int, steps: int) -> nn.Module:

@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # for those that load this file by its path
 
 import cost_tables
+import ducd_tables
 import purifier_tables
 import udc_tables
 from table_parts import ROOT
@@ -295,6 +296,7 @@ def anls_cost() -> str:
 TABLES = {
     **purifier_tables.TABLES,
     **cost_tables.TABLES,
+    **ducd_tables.TABLES,
     **udc_tables.TABLES,
     "certify_classifier": certify_classifier,
     "certify_segmenter": certify_segmenter,
