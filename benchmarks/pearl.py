@@ -37,12 +37,12 @@ def main() -> None:
         options.data, options.out / options.scale, options.scale == "full", options.seeds, options.device,
         options.espnet, options.cityscapes,
     )  # fmt: skip
-    place = harness.RESULTS / "pearl.json"
-    content: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
-    content["about"] = {**harness.machine(options.device), **run.about()}
+    about = {**harness.machine(options.device), **run.about()}
     for name in options.only:
         for found in parts.PARTS[name](run):  # what there is so far, again and again
-            content[name] = found
+            place = harness.RESULTS / "pearl.json"  # read anew: other parts may run beside this one
+            known = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+            content: dict[str, Any] = {**known, "about": about, name: found}
             harness.write("pearl", content)
             print(name, sorted(found["rows"]), flush=True)
         print(name, "done", flush=True)
