@@ -25,7 +25,7 @@ def _part(name: str) -> dict[str, Any]:
 
 
 def _cell(found: dict[str, Any], metric: str) -> str:
-    """Value and interval over images; with a note of the seeds where there are fewer than elsewhere."""
+    """Value and interval over images."""
     if metric not in found:
         return ""
     low, high = found[metric]["interval"]
