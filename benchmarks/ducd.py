@@ -95,6 +95,9 @@ def networks(options: argparse.Namespace, seed: int, url: str, noise: certify.Ga
     place = options.work / f"twin-{seed}.safetensors"
     ducd_parts.kept(place, twin, lambda: ducd_parts.taught(twin, owned, options.epochs, seed, noise.sigma, 2))
     surrogate, plain = (surrogate_for(one, url, seed, options) for one in (noise, None))
+    kinds = {"surrogate": surrogate, "white-box twin": twin, "surrogate without noise": plain}
+    if seed >= options.thorough:
+        return kinds
     by_kl = surrogate_for(noise, url, seed, options, oracle.KLGap())
     with rr.seeded(seed):
         front = ducd_parts.Denoiser(plain)
@@ -102,8 +105,7 @@ def networks(options: argparse.Namespace, seed: int, url: str, noise: certify.Ga
     asked = asking.asking(url, options.work / f"answers-{seed}.db", budget=options.queries)
     place = options.work / f"denoiser-{seed}.safetensors"
     asking.distilled(asked, images[: options.queries], place, seed, noise, front, steps=options.steps)
-    kinds = {"surrogate": surrogate, "surrogate by KL": by_kl, "white-box twin": twin, "denoiser": front}
-    return {**kinds, "surrogate without noise": plain}
+    return {**kinds, "surrogate by KL": by_kl, "denoiser": front}
 
 
 def compared(options: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -118,8 +120,8 @@ def compared(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         asked = asking.asking(url, work / f"answers-{seed}.db")
         paid = {"answered": asked.answered, "sent": asked.sent}
         evaluation = asking.asking(url, work / f"evaluation-{seed}.db")
-        judged = ("surrogate", "surrogate by KL", "surrogate without noise")
-        agreed = {name: asking.agreement(evaluation, found[name], noise, held) for name in judged}
+        judged = {name: model for name, model in found.items() if name.startswith("surrogate")}
+        agreed = {name: asking.agreement(evaluation, model, noise, held) for name, model in judged.items()}
         for name, model in {**found, "target by queries": asking.asking(url, None)}.items():
             folder = work / f"main-{seed}" / name.replace(" ", "_")
             report = asking.certified(model, noise, test, draws(options), folder, seed)
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=asking.STEPS)
     parser.add_argument("--epochs", type=int, default=12, help="of the twin")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--thorough", type=int, default=3, help="of the seeds, so many with the denoiser and the KL row")
     parser.add_argument("--port", type=int, default=8731)
     options = parser.parse_args()
     torch.set_num_threads(1)

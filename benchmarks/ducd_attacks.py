@@ -30,15 +30,10 @@ class Averaged(nn.Module):
 
 
 def _made(attack: rr.Attack, model: Any, images: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
-    objective = asking.TASK.untargeted(labels)
+    """Attacked images; noisy ones on the way lie outside [0, 1], and that is meant."""
     with rr.seeded(seed), rr.images.trusted():
-        return (
-            torch.cat(
-                [attack(model, x, asking.TASK.untargeted(y)) for x, y in zip(images.split(50), labels.split(50), strict=True)]
-            )
-            if len(images) > 50
-            else attack(model, images, objective)
-        )
+        pairs = zip(images.split(50), labels.split(50), strict=True)
+        return torch.cat([attack(model, some, asking.TASK.untargeted(truth)) for some, truth in pairs])
 
 
 def _deployed(
@@ -59,35 +54,38 @@ def _deployed(
     }
 
 
+def _at(eps: float, models: dict[str, nn.Module], target: Any, data: tuple[Tensor, Tensor]) -> tuple[dict[str, Tensor], ...]:
+    """Images made against the deployed surrogate, and those for the target, at one size."""
+    size = rr.L2(max(eps, 1e-6))
+    pgd, square = rr.attacks.PGD(size, steps=20), rr.attacks.Square(size, queries=QUERIES, loss=rr.losses.Margin())
+    moved = {"PGD-20, EOT": _made(pgd, models["averaged"], *data), "Square": _made(square, models["averaged"], *data)}
+    shown = {
+        "made on the smoothed surrogate": moved["PGD-20, EOT"],
+        "made on a surrogate without noise": _made(pgd, models["plain"], *data),
+        "noise of that size": _made(rr.attacks.GaussianNoise(size), models["plain"], *data),
+        "Square, by queries": _made(square, target, *data),
+    }
+    return moved, shown
+
+
 def _sizes(options: argparse.Namespace, url: str, noise: certify.Noise, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    images, labels = ducd_parts.digits(options.data / "mnist", ducd_parts.TEST, "test_first5000")
-    images, labels = images[: options.attacked], labels[: options.attacked]
-    names = {"surrogate": ducd_parts.surrogate(), "plain": ducd_parts.surrogate()}
-    places = {"surrogate": f"surrogate-0-{options.named}", "plain": "surrogate-0-plain"}
-    models = {k: ducd_parts.kept(options.work / f"{places[k]}.safetensors", m, lambda: None) for k, m in names.items()}
+    data = ducd_parts.digits(options.data / "mnist", ducd_parts.TEST, "test_first5000")
+    images, labels = (part[: options.attacked] for part in data)
+    places = {"surrogate": f"surrogate-0-{options.named}.safetensors", "plain": "surrogate-0-plain.safetensors"}
+    models = {k: ducd_parts.kept(options.work / p, ducd_parts.surrogate(), lambda: None) for k, p in places.items()}
     target = asking.asking(url, options.work / "attacks.db")
     smoothed = certify.SmoothedClassifier(models["surrogate"], noise, 64)
-    averaged = Averaged(models["surrogate"], noise, DRAWS)
+    models["averaged"] = Averaged(models["surrogate"], noise, DRAWS)
     found: dict[str, Any] = {}
     for eps in (0.0, *SIZES):
-        size = rr.L2(max(eps, 1e-6))
-        pgd = rr.attacks.PGD(size, steps=20)
-        moved = {"PGD-20, EOT": _made(pgd, averaged, images, labels)}
-        moved["Square"] = _made(rr.attacks.Square(size, queries=QUERIES, loss=rr.losses.Margin()), averaged, images, labels)
-        deployed = {name: _deployed(smoothed, x, labels, rows, eps) for name, x in moved.items()}
-        row: dict[str, Any] = {"deployed": deployed}
-        shown = {
-            "made on the smoothed surrogate": moved["PGD-20, EOT"],
-            "made on a surrogate without noise": _made(pgd, models["plain"], images, labels),
+        moved, shown = _at(eps, models, target, (images, labels))
+        certified = sum(r["prediction"] == r["target"] and r["radius"]["l2"] > eps for r in rows) / len(rows)
+        found[f"{eps:g}"] = {
+            "deployed": {name: _deployed(smoothed, x, labels, rows, eps) for name, x in moved.items()},
+            "target": {name: ducd_parts.accuracy(target, x, labels) for name, x in shown.items()},
+            "certified accuracy": certified,
         }
-        shown["noise of that size"] = _made(rr.attacks.GaussianNoise(size), models["plain"], images, labels)
-        shown["Square, by queries"] = _made(
-            rr.attacks.Square(size, queries=QUERIES, loss=rr.losses.Margin()), target, images, labels
-        )
-        row["target"] = {name: ducd_parts.accuracy(target, x, labels) for name, x in shown.items()}
-        row["certified accuracy"] = sum(r["prediction"] == r["target"] and r["radius"]["l2"] > eps for r in rows) / len(rows)
-        found[f"{eps:g}"] = row
-        print(eps, row, flush=True)
+        print(eps, found[f"{eps:g}"], flush=True)
     found["queries for the attacks"] = target.sent
     return found
 

@@ -31,8 +31,8 @@ def main_table() -> str:
     seeds = list(found["seeds"].values())
     names = list(seeds[0]["rows"]["surrogate"]["figures"])
     body = []
-    for way in seeds[0]["rows"]:
-        rows = [seed["rows"][way] for seed in seeds]
+    for way in (way for way in WAYS if way in seeds[0]["rows"]):
+        rows = [seed["rows"][way] for seed in seeds if way in seed["rows"]]
         cost = str(seeds[0]["queries by smoothing the target"] // about["images"]) if way == "target by queries" else "0"
         clean = _mean([row["clean"] for row in rows])
         body.append([WAYS[way], clean, *_over([row["figures"] for row in rows], names), cost])
@@ -60,7 +60,7 @@ def agreement_table() -> str:
         "surrogate without noise": "surrogate, L1, without noise",
     }
     body = [
-        [told, *(_mean([s["agreement"][n][k] for s in seeds]) for k in kinds)]
+        [told, *(_mean([s["agreement"][n][k] for s in seeds if n in s["agreement"]]) for k in kinds)]
         for n, told in names.items()
         if n in seeds[0]["agreement"]
     ]

@@ -45,7 +45,7 @@ def options(scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.
     for name, where in (("POOL", (100, 260)), ("SELECT", (260, 290)), ("TEST", (0, 20)), ("HELD", (20, 60))):
         monkeypatch.setattr(parts, name, slice(*where))
     monkeypatch.setattr(scripts["ducd"], "CANDIDATES", [certify.Gaussian(0.05), certify.Gaussian(0.25), certify.SSN(0.5)])
-    settings = {"images": 20, "draws": 60, "queries": 160, "steps": 60, "epochs": 3, "seeds": 1}
+    settings = {"images": 20, "draws": 60, "queries": 160, "steps": 60, "epochs": 3, "seeds": 1, "thorough": 1}
     return argparse.Namespace(data=tmp_path, work=tmp_path / "work", port=0, **settings)
 
 
@@ -71,7 +71,7 @@ def test_from_the_server_to_the_tables(
     assert seed["queries"] == {"answered": 160, "sent": 160}
     assert seed["queries by smoothing the target"] == 20 * 70
     rows = {name: row["figures"]["ACR"]["value"] for name, row in seed["rows"].items()}
-    assert list(rows) == list(tables.WAYS)
+    assert set(rows) == set(tables.WAYS)
     assert rows["surrogate"] > 0.1
     assert seed["rows"]["surrogate"]["clean"] > 0.6
     assert seed["agreement"]["surrogate"]["clean"] > 0.5
