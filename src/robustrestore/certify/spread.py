@@ -90,4 +90,4 @@ def _state() -> "PartialState":
     except ImportError as error:
         raise ImportError("several processes need accelerate: pip install 'robustrestore[train]'") from error
     forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    return PartialState(cpu=forced or not torch.accelerator.is_available())
+    return PartialState(cpu=forced or not (torch.cuda.is_available() or torch.xpu.is_available()))
