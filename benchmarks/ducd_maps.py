@@ -18,7 +18,7 @@ from robustrestore import certify, oracle
 from robustrestore.recipe import training
 
 NOISE = certify.Gaussian(0.1)
-FRAMES, PATCHES, STEPS = 100, 100, 300
+FRAMES, PATCHES, STEPS = 60, 60, 200
 EPS = (0.0, 0.05, 0.1)
 
 
@@ -62,7 +62,7 @@ def _pixels(found: Tensor, wanted: Tensor) -> float:
 def _segmented(options: argparse.Namespace) -> dict[str, Any]:
     """The street segmenter: agreement a pixel, mean IoU, and SegCertify of surrogate and target."""
     train, val = (rr.data.CamVid(options.data / "camvid", part, rr.assets.STREET_SIZE) for part in ("train", "val"))
-    count, tests = min(FRAMES, options.queries), max(1, min(3, options.images // 100))
+    count, tests = min(FRAMES, options.queries), max(1, min(2, options.images // 100))
     images = torch.stack([train[k * len(train) // count][0] for k in range(count)])
     frames, labels = (torch.stack(t) for t in zip(*(val[k * len(val) // tests] for k in range(tests)), strict=True))
     with asking.served("street", options, 0) as url:
@@ -102,7 +102,7 @@ def _patches(folder: Path, count: int, side: int = 64) -> Tensor:
 
 def _restored(options: argparse.Namespace) -> dict[str, Any]:
     """The derain network: PSNR against the target's answer, and the certified PSNR of both under median smoothing."""
-    count, tests = min(PATCHES, options.queries), max(2, min(4, options.images // 80))
+    count, tests = min(PATCHES, options.queries), max(2, min(3, options.images // 80))
     clean, rain = _patches(options.data / "bsds500_test", count + tests), rr.degradations.Rain(seed=0)
     rainy = torch.cat([rain(part) for part in clean.split(1)])
     images, held, truth = rainy[:count], rainy[count:], clean[count:]
