@@ -5,8 +5,8 @@ python benchmarks/pearl.py --data CAMVID --out FOLDER [--espnet espnet_p2q8_camv
 
 Writes results/pearl.json after each part; what is trained and measured is kept in --out, so that it can be killed and started
 again. `--scale full` is for a GPU: twenty times the steps, all frames, 100 steps of each attack. Parts: main, with all seeds;
-more, other attacks; checks of hidden gradients; square, without gradients; second, another derain network; espnet, another
-segmenter; cityscapes, other streets.
+more, other attacks; checks of hidden gradients; square, without gradients; transfer, to another
+segmenter; second, another derain network; espnet, trained for another segmenter; cityscapes, other streets.
 """
 
 import argparse

@@ -14,7 +14,7 @@ import robustrestore as rr
 import streets
 from pearl_rows import AMA, BARE, DERAIN, LEARNT, NAA, OWN
 
-BLUR, BLURRED, MOVED = "blur", "derain only, then blur", "PEARL + NAA for the other segmenter"
+BLUR, BLURRED = "blur", "derain only, then blur"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ class Run:
             if part is not None:
                 part.to(self.device, memory_format=torch.channels_last)
         return model, stage
+
+    def tuned(self) -> Callable[[], nn.Module]:
+        """What makes the published ESPNet, tuned to this size."""
+        if self.espnet is None:
+            raise ValueError("espnet: expected a file of published weights, got none")
+        return rows.tuned(self.espnet, self.weather, self.setting, self.out / "espnet tuned")
 
     def about(self) -> dict[str, Any]:
         """What holds for every part."""
@@ -180,17 +186,21 @@ def second(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def espnet(run: Run) -> Iterator[dict[str, Any]]:
-    """Another segmenter, the published ESPNet tuned to this size; one seed. And the first one's derain network before it."""
+    """Another segmenter, the published ESPNet tuned to this size; one seed."""
+    if run.espnet is not None:
+        yield from compared(run, run.case("espnet", run.tuned(), run.restorer), 1)
+
+
+def transfer(run: Run) -> Iterator[dict[str, Any]]:
+    """The derain networks trained before the first segmenter, before the tuned ESPNet instead; a few frames, one seed."""
     if run.espnet is None:
         return
-    tune = rows.tuned(run.espnet, run.weather, run.setting, run.out / "espnet tuned")
-    case = run.case("espnet", tune, run.restorer)
-
-    def moved() -> rows.Seeds:
-        model, (_, stage) = case.segmenter().to(run.device), run.defence(run.main, NAA, 0)
-        return {MOVED: [rows.alone((model, stage), run.street, run.columns, run.out / "espnet" / "moved")]}
-
-    yield from compared(run, case, 1, moved)
+    model = run.tuned()().to(run.device)
+    found: rows.Seeds = {}
+    for row in (BARE, DERAIN, NAA, AMA):
+        stage = None if row == BARE else run.defence(run.main, row, 0)[1]
+        found[row] = [rows.alone((model, stage), run.few, run.columns, run.out / "transfer" / row)]
+        yield {"frames": len(run.few.target), "rows": rows.summary(found)}
 
 
 def square(run: Run) -> Iterator[dict[str, Any]]:
@@ -221,5 +231,5 @@ def cityscapes(run: Run) -> Iterator[dict[str, Any]]:
 
 PARTS: dict[str, Callable[[Run], Iterator[dict[str, Any]]]] = {
     "main": main, "more": more, "checks": checks, "square": square,
-    "second": second, "espnet": espnet, "cityscapes": cityscapes,
+    "transfer": transfer, "second": second, "espnet": espnet, "cityscapes": cityscapes,
 }  # fmt: skip

@@ -115,6 +115,7 @@ TABLES = {
     "pearl checks": partial(simple, "checks"),
     "pearl checks accuracy": partial(simple, "checks", "pixel accuracy"),
     "pearl square": partial(simple, "square"),
+    "pearl transfer": partial(simple, "transfer"),
     "pearl cityscapes": partial(simple, "cityscapes"),
     "pearl cost": cost,
 }
