@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for those that load this file 
 
 import cost_tables
 import ducd_tables
+import pearl_tables
 import purifier_tables
+import recommended_tables
 import udc_tables
 from table_parts import ROOT
 from table_parts import cell as _cell
@@ -298,6 +300,8 @@ TABLES = {
     **purifier_tables.TABLES,
     **cost_tables.TABLES,
     **ducd_tables.TABLES,
+    **pearl_tables.TABLES,
+    **recommended_tables.TABLES,
     **udc_tables.TABLES,
     "certify_classifier": certify_classifier,
     "certify_segmenter": certify_segmenter,
