@@ -75,7 +75,10 @@ def norm_table(norm: str) -> str:
         told = "frozen" if name == found["chosen"] else "best Gaussian"
         told = "frozen, and the best Gaussian" if name == found["chosen"] == found["Gaussian"] else told
         figures = row["figures"]
-        body.append([f"{name} ({told}; {row['tightness']})", *_over(figures, list(figures[0]))])
+        single = [_share(value) for value in figures[0].values()]
+        body.append(
+            [f"{name} ({told}; {row['tightness']})", *(single if len(figures) == 1 else _over(figures, list(figures[0])))]
+        )
     return lines(
         [f"{norm}, {about['images']} digits, n = {about['draws']}", *found["rows"][found["chosen"]]["figures"][0]], body
     )
