@@ -3,7 +3,7 @@
 python benchmarks/udc.py --data PHOTOGRAPHS --out FOLDER [--scale full] [--device cuda]
 
 Writes results/udc.json after every contestant. Can be killed and started again: trainings and cells are kept in --out. The
-small scale takes most of an hour of one CPU core, `full` is for a GPU. Displays are simulated, not measured.
+small scale takes about an hour of one CPU core, `full` is for a GPU. Displays are simulated, not measured.
 """
 
 import argparse
@@ -38,7 +38,7 @@ TUNED = {
     "purify + tune, attack through both": ("purify, attack through both", "purify"),
     "purify + tune, 22/255": ("purify more", "purify more"),
 }  # name in the table: how it is tuned, what stands before it
-FEWER = ("purify only, 22/255", "purify + tune, attack through both", "purify + tune, 22/255")  # one seed, PGD alone
+FEWER = ("purify + tune, attack through both", "purify only, 22/255", "purify + tune, 22/255")  # one seed, PGD alone
 MOST = ("no defence", "blur", "purify only", "adversarial training", "purify + tune", "blur + tune")  # meet other attacks first
 COST = 1.5  # dB without attack that a stage may cost
 CANDIDATES: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -118,18 +118,18 @@ class Contestants:
         return self._known[name, seed]
 
     def jobs(self) -> Iterator[tuple[Contestant, list[Cell]]]:
-        """What is measured, what matters most first: PGD, the other attacks, other seeds, rows with PGD alone."""
+        """What is measured, what matters most first: PGD, other attacks, rows with PGD alone, other seeds, the rest."""
         names = [name for name in (*PLAIN, *TUNED) if name not in FEWER]
         for name in names:
             yield (who := self.named(name, 0)), list(thorough_cells(who, self.base))
-        for some in (MOST, [name for name in names if name not in MOST]):
-            for group, name in product(FURTHER, (name for name in names if name in some)):
-                yield (who := self.named(name, 0)), list(further_cells(who, group))
-        for name in (name for name in names if name in TUNED):
-            for seed in range(1, self.scale.seeds):
-                yield (who := self.named(name, seed)), list(main_cells(who))
+        for group, name in product(FURTHER, (name for name in names if name in MOST)):
+            yield (who := self.named(name, 0)), list(further_cells(who, group))
         for name in FEWER:
             yield (who := self.named(name, 0)), list(main_cells(who))
+        for seed, name in product(range(1, self.scale.seeds), (name for name in names if name in TUNED)):
+            yield (who := self.named(name, seed)), list(main_cells(who))
+        for group, name in product(FURTHER, (name for name in names if name not in MOST)):
+            yield (who := self.named(name, 0)), list(further_cells(who, group))
 
 
 def run(options: argparse.Namespace, scale: Scale, displays: list[Any], name: str = "udc") -> dict[str, Any]:
@@ -146,7 +146,7 @@ def run(options: argparse.Namespace, scale: Scale, displays: list[Any], name: st
             found.add(cell, bench.measured(cell))
         if who.seed == 0 and who.name not in found.seconds:
             found.seconds[who.name] = round(seconds(who, test[0][0]), 3)
-        if who.name == "purify + tune" and cells[0].attack == "C&W":
+        if who.name == "purify + tune" and cells[0].attack == "noise":
             found.fresh[who.name] = kept(out / "fresh.json", partial(fresh, who, scale, test[:1]))
         print(f"{who.name}, seed {who.seed}, {cells[0].attack} and more: {time.process_time() - began:.0f} s", flush=True)
         harness.write(name, {**found.content(), "choice": curves})

@@ -22,7 +22,7 @@ from udc_trainings import TASK, Scale
 SIZES = (1, 2, 4, 8)
 BEYOND = 64  # of 255: no defence is left there, or gradients are hidden
 GOAL = 20.0  # dB from the restorer's own clean output, which C&W has to bring about
-FURTHER: dict[str, tuple[str, ...]] = {"C&W": (), "black box": ("noise", "Square"), "perceptual": ("perceptual",)}
+FURTHER: dict[str, tuple[str, ...]] = {"C&W": (), "perceptual": ("perceptual",), "black box": ("noise", "Square")}
 VIEWS = ("adaptive", "alone", "handed on")
 Batches = list[tuple[Tensor, Tensor]]
 METRICS = ("PSNR", "SSIM", "PSNR to own clean output", "feature distance", "PSNR, attack in 8 bits", "L2", "Linf")

@@ -37,21 +37,21 @@ def _head(found: Any, what: str, attack: str) -> str:
 
 
 def by_size(found: Any, attack: str, view: str, metric: str = "PSNR", digits: int = 2) -> str:
-    """Defences down, no attack and sizes across."""
+    """Defences down, no attack and the sizes that were measured across."""
     rows, body = _rows(found), []
+    sizes = [size for size in SIZES if any((name, attack, size, view) in rows for name in _names(found))]
     for name in _names(found):
-        cells = [_cell(rows.get((name, attack, size, view)), metric, digits) for size in SIZES]
-        if any(cells):
-            body.append([name, _unattacked(rows, name, attack, metric, digits), *cells])
+        if known := [row for size in sizes if (row := rows.get((name, attack, size, view)))]:
+            clean = _unattacked(rows[name, "none", 0, "adaptive"], known[0]["count"], metric, digits)
+            body.append([name, clean, *(_cell(rows.get((name, attack, size, view)), metric, digits) for size in sizes)])
     if not body:
         return PENDING
     unit = "PSNR in dB" if metric == "PSNR" else metric
-    return lines([_head(found, unit, attack), "no attack", *(f"{attack} {size}/255" for size in SIZES)], body)
+    return lines([_head(found, unit, attack), "no attack", *(f"{attack} {size}/255" for size in sizes)], body)
 
 
-def _unattacked(rows: dict[tuple[str, str, int, str], Row], name: str, attack: str, metric: str, digits: int) -> str:
+def _unattacked(clean: Row, count: int, metric: str, digits: int) -> str:
     """Over the same images: of a costly attack, the first ones alone, without an interval."""
-    clean, count = rows[name, "none", 0, "adaptive"], rows[name, attack, SIZES[0], "adaptive"]["count"]
     if count == clean["count"]:
         return _cell(clean, metric, digits)
     values = [float(value) for value in clean["PSNR of images"].split()][:count]
@@ -156,6 +156,7 @@ TABLES = {
     "udc handed on": _shown(partial(by_size, attack="PGD", view="handed on")),
     "udc ssim": _shown(partial(by_size, attack="PGD", view="adaptive", metric="SSIM", digits=3)),
     "udc perceptual": _shown(partial(by_size, attack="perceptual", view="adaptive")),
+    "udc features": _shown(partial(by_size, attack="perceptual", view="adaptive", metric="feature distance", digits=3)),
     "udc simba": _shown(partial(by_size, attack="SimBA", view="adaptive")),
     "udc square": _shown(partial(by_size, attack="Square", view="adaptive")),
     "udc smallest": _shown(smallest),
