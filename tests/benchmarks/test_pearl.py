@@ -19,6 +19,8 @@ def parts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import pearl_parts
 
+    resampled = rr.metrics._resampled  # intervals cost more than all else here, and nothing is said of them
+    monkeypatch.setattr(rr.metrics, "_resampled", lambda statistics: resampled(statistics, 100))
     yield pearl_parts
     for name in ("pearl_parts", "pearl_rows", "streets", "espnet", "foreign_model", "harness"):
         sys.modules.pop(name, None)
