@@ -118,15 +118,16 @@ class Contestants:
         return self._known[name, seed]
 
     def jobs(self) -> Iterator[tuple[Contestant, list[Cell]]]:
-        """What is measured, what matters most first: PGD, other attacks, rows with PGD alone, other seeds, the rest."""
+        """What is measured, what matters most first: PGD, other attacks, other seeds, rows with PGD alone, the rest."""
         names = [name for name in (*PLAIN, *TUNED) if name not in FEWER]
         for name in names:
             yield (who := self.named(name, 0)), list(thorough_cells(who, self.base))
         for group, name in product(FURTHER, (name for name in names if name in MOST)):
             yield (who := self.named(name, 0)), list(further_cells(who, group))
-        for name in FEWER:
-            yield (who := self.named(name, 0)), list(main_cells(who))
-        for seed, name in product(range(1, self.scale.seeds), (name for name in names if name in TUNED)):
+        again = sorted((name for name in names if name in TUNED), key=lambda name: name not in MOST)
+        seeds = [(name, seed) for seed in range(1, self.scale.seeds) for name in again]
+        fewer = [(name, 0) for name in FEWER]
+        for name, seed in (*fewer[:1], *seeds, *fewer[1:]):
             yield (who := self.named(name, seed)), list(main_cells(who))
         for group, name in product(FURTHER, (name for name in names if name not in MOST)):
             yield (who := self.named(name, 0)), list(further_cells(who, group))

@@ -106,7 +106,7 @@ def test_gains_are_paired_and_means_of_tunings(scripts) -> None:
 def test_a_black_box_that_wins_is_named(scripts) -> None:
     rows, report = scripts.rows, scripts.report
     found, who = report.Findings({}), rows.Contestant("blur", nn.Identity())
-    for attack, size, value in (("C&W", 0, 9.0), ("PGD", 4, 20.0), ("Square", 4, 19.0), ("SimBA", 4, 21.0)):
+    for attack, size, value in (("PGD", 64, 9.0), ("PGD", 4, 20.0), ("Square", 4, 19.0), ("SimBA", 4, 21.0)):
         found.add(rows.Cell(who, attack, size), {"values": {key: [value] for key in rows.METRICS}})
     line = next(line for line in report.checks(found) if line.startswith("Black-box"))
     assert line.endswith("1 of 2. Exceptions: blur, Square 4/255 (19.00 against 20.00 dB).")
@@ -115,7 +115,7 @@ def test_a_black_box_that_wins_is_named(scripts) -> None:
 def test_the_script_runs_at_toy_size_and_again_without_work(scripts, toy, tmp_path: Path, monkeypatch) -> None:
     main, written = scripts.main, {}
     monkeypatch.setattr(main.harness, "write", lambda name, content: written.__setitem__(name, json.dumps(content)))
-    monkeypatch.setattr(main, "PLAIN", {"no defence": "none", "purify only": "purify"})
+    monkeypatch.setattr(main, "PLAIN", {"no defence": "none"})
     monkeypatch.setattr(main, "TUNED", {name: main.TUNED[name] for name in ("purify + tune", "noise + tune")})
     monkeypatch.setattr(
         main, "CANDIDATES", {"purify": ("sigma", (0.02,)), "blur": ("blur", (1.0,)), "JPEG": ("quality", (50,))}
@@ -127,7 +127,7 @@ def test_the_script_runs_at_toy_size_and_again_without_work(scripts, toy, tmp_pa
     options = Namespace(data=tmp_path / "photographs", out=tmp_path / "out", device="cpu")
     first = main.run(options, toy, scripts.data.displays(45, 3))
     assert json.loads(written["udc"]).keys() == {*first, "choice"}
-    assert {row["defence"] for row in first["rows"]} == {"no defence", "purify only", "purify + tune", "noise + tune"}
+    assert {row["defence"] for row in first["rows"]} == {"no defence", "purify + tune", "noise + tune"}
     assert {row["view"] for row in first["rows"] if row["defence"] == "purify + tune"} == set(scripts.rows.VIEWS)
     assert {row["view"] for row in first["rows"] if row["defence"] == "no defence"} == {"adaptive"}
     monkeypatch.setattr(rr.attacks.PGD, "run", lambda *_: pytest.fail("attacked again"))
