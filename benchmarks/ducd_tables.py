@@ -40,6 +40,15 @@ def main_table() -> str:
     return lines([head, "clean, base", *names, "queries a certificate"], body)
 
 
+def query_table() -> str:
+    """What is paid for learning, certifying and answering."""
+    seed, about = next(iter(_of("main")["seeds"].values())), load("ducd")["about"]
+    head = ["queries of the target", "to learn", f"to certify {about['images']} images", "an answer in service"]
+    body = [["smoothed surrogate", f"{seed['queries']['sent']:,}", "0", "0"]]
+    spent = f"{seed['queries by smoothing the target']:,}"
+    return lines(head, [*body, ["the target smoothed by queries", "0", spent, f"{about['draws']} (as many votes)"]])
+
+
 WAYS = {
     "surrogate": "smoothed surrogate, L1 (DUCD)",
     "surrogate by KL": "smoothed surrogate, KL in place of L1",
@@ -166,6 +175,7 @@ def map_table(section: str) -> str:
 
 TABLES = {
     "ducd main": main_table,
+    "ducd queries": query_table,
     "ducd agreement": agreement_table,
     "ducd selection": selection_table,
     **{f"ducd {norm}": lambda norm=norm: norm_table(norm) for norm in ("l1", "l2", "linf")},
