@@ -1,8 +1,11 @@
 """The verbs certify and recheck as a person uses them."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from toys import PixelSegmenter, photos
 from typer.testing import CliRunner, Result
@@ -97,3 +100,14 @@ def test_certify_restored_images(tmp_path: Path) -> None:
     result = run("certify", "pairs:nowhere,nowhere", "--alpha", 2)
     assert "alpha: expected a probability in (0, 1), got 2" in result.output  # before anything is loaded
     assert run("certify", pairs, "--noise", "laplace(0.1)", "--out", tmp_path / "no").exit_code == 2
+
+
+def test_the_command_runs_as_a_module_as_torchrun_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And --n has a longer name: torchrun takes --n for one of its own."""
+    rr.data.save_image(torch.full((3, 4, 4), 0.5), tmp_path / "classes" / "a" / "0.png")
+    words = ["certify", f"classes:{tmp_path / 'classes'}", "--model", "toys_certify:Colour", "--n0", "2", "--draws", "3"]
+    monkeypatch.setattr(sys, "argv", ["robustrestore", *words, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped, pytest.warns(UserWarning, match="n = 3"):
+        runpy.run_module("robustrestore.cli", run_name="__main__")
+    assert stopped.value.code == 0
+    assert json.loads((tmp_path / "out" / "certified.json").read_text())["about"]["draws"] == [2, 3]

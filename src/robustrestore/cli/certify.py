@@ -22,7 +22,7 @@ def certify(
     stage: Annotated[list[str] | None, typer.Option(help="a stage in front, e.g. 'denoise(sigma=0.25)'; repeatable")] = None,
     noise: Annotated[str, typer.Option(help="see: robustrestore list noises")] = "gaussian(0.25)",
     n0: Annotated[int | None, typer.Option(min=1, help="of classes and label maps: draws that choose the class, 100")] = None,
-    n: Annotated[int, typer.Option(min=2, help="fresh draws that test it")] = 1000,
+    n: Annotated[int, typer.Option("--n", "--draws", min=2, help="fresh draws that test it; torchrun takes --draws")] = 1000,
     alpha: Annotated[float, typer.Option(help="probability of a wrong certificate, each image by itself")] = 0.001,
     tau: Annotated[float | None, typer.Option(help="of label maps: least probability of a certified class, 0.75")] = None,
     eps: Annotated[list[float] | None, typer.Option(help="of restorers: L2 sizes, 0.05; repeatable")] = None,
