@@ -176,7 +176,8 @@ def certify_classifier() -> str:
         body.append([label, *(_share(figures[n], 2) for n in (*names, "abstained")), _share(figures["ACR l2"])])
     n, alpha = about["draws"][1], about["alpha"]
     ceiling = found["sigma"] * statistics.NormalDist().inv_cdf(alpha ** (1 / n))  # where all n draws agree
-    head = f"{found['images']} images, n = {n}, alpha {alpha:g}, ceiling {math.floor(ceiling * 1000) / 1000:.3f}"
+    some = f" ({found['lossless images']} of them lossless)" if "lossless images" in found else ""
+    head = f"{found['images']} images{some}, n = {n}, alpha {alpha:g}, ceiling {math.floor(ceiling * 1000) / 1000:.3f}"
     return _lines([head, *(n.removeprefix("l2 ") for n in names), "abstained", "ACR"], body)
 
 
