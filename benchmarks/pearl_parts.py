@@ -205,7 +205,7 @@ def transfer(run: Run) -> Iterator[dict[str, Any]]:
 
 def square(run: Run) -> Iterator[dict[str, Any]]:
     """An attack without gradients."""
-    attack = rr.attacks.Square(rr.Linf(8 / 255), 5000 if run.full else 100, loss=rr.losses.MaskedCrossEntropy())
+    attack = rr.attacks.Square(rr.Linf(8 / 255), 5000 if run.full else 100)
     yield from few(run, "square", [streets.Column("Square 8/255", attack)])
 
 
