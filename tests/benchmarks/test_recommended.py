@@ -6,24 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
+from toys_colours import Brightest, write_camvid
 
 import robustrestore as rr
-from robustrestore.data.image_file import save_image
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-class Brightest(nn.Module):
-    """The brightest channel, with a weight so that it can be trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(8.0))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.scale * images
 
 
 @pytest.fixture
@@ -42,19 +29,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 @pytest.fixture
 def camvid(tmp_path: Path) -> Path:
-    """Flat squares of one channel 0.6, the others 0.4: changes below 0.08 do not break the answers."""
-    from PIL import Image
-
-    for split in ("train", "val"):
-        for k in range(4):
-            label = torch.randint(3, (2, 2), generator=torch.Generator().manual_seed(k))
-            label = label.repeat_interleave(16, 0).repeat_interleave(16, 1)
-            image = 0.4 + 0.2 * nn.functional.one_hot(label, 3).permute(2, 0, 1).float()
-            (tmp_path / split).mkdir(exist_ok=True)
-            (tmp_path / f"{split}annot").mkdir(exist_ok=True)
-            save_image(image, tmp_path / split / f"{k}.png")
-            Image.fromarray(label.byte().numpy()).save(tmp_path / f"{split}annot" / f"{k}.png")
-    return tmp_path
+    return write_camvid(tmp_path)
 
 
 def test_rows_of_a_toy_that_small_changes_cannot_break(bench, camvid: Path, tmp_path: Path) -> None:
