@@ -1,5 +1,7 @@
 """Recommended: its two limits are known recipes, its teacher stays, restorers and model move, purifiers do not."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,15 @@ def test_the_attack_goes_through_all_of_it_and_a_teacher_may_be_another_model() 
     torch.testing.assert_close(found["divergence"], wanted)
 
 
+def test_a_folder_of_another_teacher_is_refused(tmp_path: Path) -> None:
+    rr.fit(
+        rr.recipes.Recommended(rainproof(), TASK, ATTACK, teacher=segmenter(3)), streets(), PLAN, folder=tmp_path, quiet=True
+    )
+    other = rr.recipes.Recommended(rainproof(), TASK, ATTACK, teacher=segmenter(4))
+    with pytest.raises(ValueError, match="frozen weights"):
+        rr.fit(other, streets(), PLAN, folder=tmp_path, quiet=True)
+
+
 def test_one_line_makes_and_trains_it() -> None:
     pipeline, before = rainproof(), fingerprint(rainproof())
     _, history = rr.finetune(pipeline, streets(), rr.recipes.Recommended, PLAN, task=TASK, quiet=True)
@@ -76,5 +87,18 @@ def test_wrong_use_is_named() -> None:
         rr.recipes.Recommended(nn.Identity(), TASK, ATTACK)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"teacher: expected a torch\.nn\.Module, got str"):
         rr.recipes.Recommended(rainproof(), TASK, ATTACK, teacher="me")  # type: ignore[arg-type]
+    pipeline = rainproof()
+    for shared in (pipeline.model, pipeline):
+        with pytest.raises(ValueError, match="shares some with what is trained"):
+            rr.recipes.Recommended(pipeline, TASK, ATTACK, teacher=shared)
+    for harmless in (None, rr.attacks.AMA(rr.Linf(4 / 255))):
+        with pytest.raises(ValueError, match="attack: expected one that does harm"):
+            rr.recipes.Recommended(pipeline, TASK, harmless)
+    item = streets()[:]
+    loud = rr.Batch(item["images"], item["target"], item["clean"] * 255)
+    with pytest.raises(ValueError, match="clean"):
+        rr.recipes.Recommended(pipeline, TASK, ATTACK)(loud)
+    with pytest.raises(ValueError, match=r"teacher: expected answers \[8, 3, 16, 16\]"):
+        rr.recipes.Recommended(pipeline, TASK, ATTACK, teacher=nn.Conv2d(3, 5, 1))(rr.Batch(**item))
     with pytest.raises(ValueError, match=r"weight: expected a share in \[0, 1\], got 2"):
         rr.recipes.Recommended(rainproof(), TASK, ATTACK, weight=2)

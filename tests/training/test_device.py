@@ -134,3 +134,41 @@ def test_buffers_that_no_state_holds_are_in_the_checkpoint(tmp_path: Path) -> No
     rr.fit(rr.recipes.Plain(fresh, TASK), colours(), PLAN, rest, tmp_path / "cut", quiet=True)
     assert float(fresh.count) == 6
     assert equal(state(whole), state(fresh))
+
+
+class _Alias(nn.Module):
+    """Two modules that hold the same buffer, which no state has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.other = nn.Parameter(torch.ones(())), nn.Module()
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+        self.other.register_buffer("count", self.count, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.count += 1
+        return images * self.weight * (1 + 0.01 * self.other.count)
+
+
+def test_buffers_that_two_modules_hold_stay_one(tmp_path: Path) -> None:
+    data = [(torch.full((3, 4, 4), 0.25), torch.full((3, 4, 4), 0.5))] * 6
+    whole, cut, fresh = _Alias(), _Alias(), _Alias()
+
+    def run(model: _Alias, folder: str, stops: list[bool]) -> None:
+        asked = iter(stops)
+
+        def tired() -> dict[str, float]:
+            if next(asked, False):
+                raise KeyboardInterrupt
+            return {"trained": float(model.count)}
+
+        rr.fit(rr.recipes.Plain(model, rr.tasks.Restoration()), data, PLAN, tired, tmp_path / folder, quiet=True)
+
+    run(whole, "whole", [])
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, "cut", [False, True])
+    run(fresh, "cut", [])
+    assert fresh.other.count is fresh.count
+    assert float(fresh.count) == float(whole.count) > 2
+    assert torch.equal(whole.weight, fresh.weight)

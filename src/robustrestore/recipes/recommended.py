@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attack import Attack
-from ..images import trusted
+from ..images import check_images, trusted
 from ..losses.divergence import divergence
 from ..modes import evaluating
 from ..pipeline import DefendedPipeline
@@ -22,9 +22,10 @@ class Recommended(Recipe, name="recommended"):
     (1 - weight) task.loss(pipeline(x'), target) + weight divergence(teacher(clean), pipeline(x')), where `share` of each batch
     is attacked anew through the whole pipeline as it is then. `teacher` sees the images without degradation and attack (`clean`
     where the batch has it, else `images`); None is a frozen copy of the pipeline's model as it is when the recipe is made, so
-    begin with a trained model. Trained are the model and all restorers with weights; purifiers stay frozen, and the attack
-    differentiates them. Parts: adversarial training (Madry et al., 2018), a teacher for it (Goldblum et al., 2020), the
-    divergence of TRADES (Zhang et al., 2019); their combination and the defaults are our choice, after the table in the docs.
+    begin with a trained model, and make the recipe from that one again to go on after a crash. Trained are the model and all
+    restorers with weights; purifiers stay frozen, and the attack differentiates them. Parts: adversarial training (Madry et
+    al., 2018), a teacher for it (Goldblum et al., 2020), the divergence of TRADES (Zhang et al., 2019); their combination and
+    the defaults are our choice, after the table in the docs.
     """
 
     def __init__(
@@ -39,10 +40,15 @@ class Recommended(Recipe, name="recommended"):
         super().__init__()
         check_pipeline(pipeline)
         check_parts(pipeline, task, attack)
+        if attack is None or attack.mirrors:
+            raise ValueError(f"attack: expected one that does harm, such as rr.attacks.PGD(rr.Linf(4 / 255)), got {attack!r}")
         if teacher is not None and not isinstance(teacher, nn.Module):
             raise TypeError(f"teacher: expected a torch.nn.Module, got {type(teacher).__name__}")
         self.pipeline, self.task, self.attack, self.teacher = pipeline, task, attack, teacher
         self.weight, self.share = check_share(weight, "weight"), check_share(share, "share")
+        ours = {id(weight) for weight in self.trained.parameters()}
+        if teacher is not None and any(id(weight) in ours for weight in teacher.parameters()):
+            raise ValueError("teacher: expected weights of its own, it shares some with what is trained: hand over a deep copy")
         self._before: nn.Module = copy.deepcopy(pipeline.model) if teacher is None else teacher
 
     @property
@@ -55,11 +61,19 @@ class Recommended(Recipe, name="recommended"):
         """The loss, its part from the labels, and the divergence from the teacher."""
         target = batch.truth()
         goal = self.task.untargeted(target)
+        clean = batch.images if batch.clean is None else batch.clean
+        check_images(clean, "clean")
         with torch.no_grad(), evaluating(self._before):
-            wanted = self._before(batch.images if batch.clean is None else batch.clean)
+            wanted = self._before(clean)
         images = attacked(self.attack, self.pipeline, batch.images, goal, self.share)
         with trusted():
             outputs = self.pipeline(images)
+        if not isinstance(wanted, Tensor) or wanted.shape != outputs.shape:
+            got = list(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
+            raise ValueError(
+                f"teacher: expected answers {list(outputs.shape)} as the pipeline's, got {got}: the same classes, clean images "
+                "of the same size"
+            )
         told = self.task.loss(outputs, target).mean()
         apart = divergence(wanted, outputs, goal).mean()
         return {

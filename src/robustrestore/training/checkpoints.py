@@ -63,7 +63,13 @@ class Loose:
         """Put them back."""
         for name, tensor in buffers.items():
             path, _, own = name.rpartition(".")
-            self.recipe.get_submodule(path)._buffers[own] = tensor.to(device)
+            buffers_there = self.recipe.get_submodule(path)._buffers
+            there = buffers_there.get(own)
+            if there is not None and (there.shape, there.dtype) == (tensor.shape, tensor.dtype):
+                with torch.no_grad():
+                    there.copy_(tensor)  # in its place: other modules may hold the same one
+            else:
+                buffers_there[own] = tensor.to(device)
 
 
 def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:

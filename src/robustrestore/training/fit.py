@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import writable, write_text
+from ..files import digest, writable, write_text
 from ..modes import evaluating, seeded
 from ..recipe import Batch, Recipe, training
 from ..runs import spawn
@@ -103,7 +103,10 @@ class _Training:
         """What a run that is taken up again has to agree in."""
         names = [name for name, _ in self.recipe.trained.named_parameters()]
         recipe = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.recipe))  # where a function lies changes from run to run
-        return {"recipe": recipe, "plan": repr(self.plan), "images": len(self.stream), "parameters": len(names)}
+        ours = {id(weight) for weight in self.weights}
+        frozen = digest(*(weight for weight in self.recipe.parameters() if id(weight) not in ours))
+        about = {"recipe": recipe, "plan": repr(self.plan), "images": len(self.stream), "parameters": len(names)}
+        return {**about, "frozen weights": frozen[:16]}
 
     def _moving(self) -> list[Tensor]:
         """What is averaged: parameters and floating buffers of the trained part."""
