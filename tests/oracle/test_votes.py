@@ -73,6 +73,34 @@ def test_votes_are_told_apart_and_checked() -> None:
         oracle.Votes(asked, 2, 0.25)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="classes: expected a whole number >= 2"):
         oracle.Votes(asked, 1, NOISE)
+    for wrong in ({"classes": 2.0}, {"classes": "3"}, {"draws": 2.5}, {"draws": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected a whole number >= "):
+            oracle.Votes(asked, **{"classes": 2, "noise": NOISE, **wrong})  # type: ignore[arg-type]
+    for seed in (None, 1.5, True):
+        with pytest.raises(ValueError, match="seed: expected a whole number, so that the copies are the same"):
+            oracle.Votes(asked, 2, NOISE, seed=seed)  # type: ignore[arg-type]
     few = oracle.Queried(lambda x: torch.full((len(x),), 4), oracle.Labels())
     with pytest.raises(ValueError, match="expected labels below 3, got 4"):
         oracle.Queried(oracle.Votes(few, 3, NOISE), oracle.Probabilities())(images_of(2))
+
+
+def test_votes_are_probabilities_and_no_other_tier_takes_them() -> None:
+    votes = oracle.Votes(oracle.Queried(labels, oracle.Labels()), 2, NOISE)
+    for tier, got in ((None, "Logits"), (oracle.Labels(), "Labels")):
+        with pytest.raises(TypeError, match=rf"expected oracle.Probabilities\(\), for that is what Votes tells, got {got}"):
+            oracle.Queried(votes, tier)
+    assert oracle.Queried(votes, oracle.Probabilities(floor=0.01))(images_of(2)).shape == (2, 2)
+
+
+def test_a_recheck_goes_to_the_answers_beneath_and_finds_what_changed() -> None:
+    flipped, images = [False], images_of(4)
+    asked = oracle.Queried(lambda x: 1 - labels(x) if flipped[0] else labels(x), oracle.Labels())
+    made = oracle.Votes(asked, 2, NOISE, draws=3)
+    votes = oracle.Queried(made, oracle.Probabilities())
+    votes(images)
+    with pytest.raises(TypeError, match=r"got Votes, made of the kept answers.*asked.recheck\(votes.copies\(images\)\)"):
+        votes.recheck(images)
+    assert (asked.recheck(made.copies(images)), asked.sent) == ([], 24)
+    flipped[0] = True
+    with pytest.warns(UserWarning, match="12 answers of 12 changed"):
+        assert len(asked.recheck(made.copies(images))) == 12

@@ -22,7 +22,10 @@ Sending = Callable[[int], None]
 
 @runtime_checkable
 class Source(Protocol):
-    """Who answers. `batch`: images at once; `about`: what tells it from other targets, without secrets."""
+    """Who answers. `batch`: images at once; `about`: what tells it from other targets, without secrets.
+
+    It may have `tells`, the class of the one tier that its answers are, and `asked`, a `Queried` whose answers it hands on.
+    """
 
     batch: int
     about: str
@@ -79,6 +82,12 @@ class Queried(nn.Module):
                 raise ValueError(f"{what}: expected a whole number >= 1, got {value!r}")
         self._source: Source = target if isinstance(target, Source) else _Local(target, batch)
         self.tier: Tier = Logits() if tier is None else tier
+        tells: Any = getattr(self._source, "tells", Tier)
+        if not isinstance(self.tier, tells):
+            raise TypeError(
+                f"tier: expected oracle.{tells.__name__}(), for that is what {type(target).__name__} tells, got {self.tier!r}: "
+                "hand it over beside the target"
+            )
         self._budget, self._name = budget, self._source.about if name is None else name
         self._ledger = Ledger(None if cache is None else Path(cache), {"target": self._name, "tier": repr(self.tier)})
 
@@ -131,8 +140,14 @@ class Queried(nn.Module):
     def recheck(self, images: Tensor) -> list[Change]:
         """Ask again, and pay again, for images that are answered; what changed is kept in the file, warned of and handed back.
 
-        The first answers stay. A target that was replaced, or one that draws at random, shows here.
+        The first answers stay. A target that was replaced, or one that draws at random, shows here. Of `Votes` it does not,
+        for they come out of the answers of another `Queried`: TypeError.
         """
+        if isinstance(getattr(self._source, "asked", None), Queried):
+            raise TypeError(
+                f"recheck: expected a target that answers anew, got {type(self._source).__name__}, made of the kept answers of "
+                "another Queried: recheck that one, asked.recheck(votes.copies(images))"
+            )
         plain, keys = self._plain(images)
         known = self._ledger.find(keys)
         changes = []

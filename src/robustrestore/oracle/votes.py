@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..certify import Noise
+from ..certify.bounds import check_counts
 from ..files import digest
 from ..modes import generator
 from ..runs import spawn
 from .queried import Queried, Sending
-from .tier import Labels
+from .tier import Labels, Probabilities
 
 
 class Votes:
@@ -20,30 +21,37 @@ class Votes:
     `Queried(Votes(asked, 10, noise), Probabilities())` tells more than a label does: how near an image is to a boundary. Shares
     are (count + 1) / (draws + classes), of copies clamped to [0, 1], the same ones at every asking: all of that is our choice.
     An image costs `draws` queries. `asked`, of the tier `Labels`, pays, counts and keeps them: its `sent` is the bill, its
-    budget the limit, and a killed run loses none.
+    budget the limit, and a killed run loses none. Whether they still hold, `asked.recheck(votes.copies(images))` tells.
     """
+
+    tells = Probabilities
 
     def __init__(self, asked: Queried, classes: int, noise: Noise, draws: int = 10, seed: int = 0) -> None:
         if not isinstance(asked, Queried) or not isinstance(asked.tier, Labels):
             raise TypeError(f"asked: expected rr.oracle.Queried(target, rr.oracle.Labels()), got {asked!r}")
         if not isinstance(noise, Noise):
             raise TypeError(f"noise: expected one such as rr.certify.Gaussian(0.25), got {type(noise).__name__}")
-        for what, value, least in (("classes", classes, 2), ("draws", draws, 1)):
-            if isinstance(value, bool) or value < least:
-                raise ValueError(f"{what}: expected a whole number >= {least}, got {value!r}")
-        self._asked, self._classes, self._noise, self._draws, self._seed = asked, classes, noise, draws, seed
+        check_counts(2, classes=classes)
+        check_counts(draws=draws)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"seed: expected a whole number, so that the copies are the same at every asking, got {seed!r}")
+        self.asked, self._classes, self._noise, self._draws, self._seed = asked, int(classes), noise, int(draws), seed
         self.batch = 16
 
     @property
     def about(self) -> str:
         """The target, and what the votes are."""
-        return f"{self._draws} votes on {self._classes}, {self._noise!r}, seed {self._seed}: {self._asked.told_apart_by()}"
+        return f"{self._draws} votes on {self._classes}, {self._noise!r}, seed {self._seed}: {self.asked.told_apart_by()}"
+
+    def copies(self, images: Tensor) -> Tensor:
+        """The noisy copies that `asked` is asked for, the `draws` of each image behind one another, on the CPU."""
+        return torch.cat([self._copies(image[None]) for image in images.detach().to("cpu", torch.float32)])
 
     def ask(self, images: Tensor, sending: Sending) -> Any:
         """Shares [n, K], or [n, K, H, W] of label maps."""
-        copies = torch.cat([self._copies(image[None]) for image in images])
+        copies = self.copies(images)
         sending(len(images))
-        labels = self._asked(copies)
+        labels = self.asked(copies)
         if int(labels.max()) >= self._classes:
             raise ValueError(
                 f"classes: expected labels below {self._classes}, got {int(labels.max())}: hand over how many there are"
