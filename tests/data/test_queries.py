@@ -61,6 +61,13 @@ def test_random_fields_need_no_data_lie_in_range_repeat_themselves_and_are_of_se
     steps = (found[..., 1:] - found[..., :-1]).abs().mean((1, 2, 3))
     assert float(steps.max()) == pytest.approx(1 / 3, abs=0.03)  # independent neighbours: the mean of |u - v| is 1 / 3
     assert float(steps.min()) < 0.03  # interpolated from two values across
-    for wrong in ((0, (1, 4, 4)), (3, (4, 4)), (3, (1, 0, 4))):
-        with pytest.raises(ValueError, match="one image or more"):
-            RandomFields(*wrong)
+    for count, shape, told in (
+        (0, (1, 4, 4), "count: expected a whole number >= 1, got 0"),
+        (2.5, (3, 8, 8), "count: expected a whole number >= 1, got 2.5"),
+        (3, (4, 4), r"shape: expected three whole numbers \(C, H, W\), got \(4, 4\)"),
+        (3, 8, r"shape: expected three whole numbers \(C, H, W\), got 8"),
+        (3, (1, 0, 4), "height: expected a whole number >= 1, got 0"),
+        (3, (3, 8.0, 8), "height: expected a whole number >= 1, got 8.0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            RandomFields(count, shape)  # type: ignore[arg-type]

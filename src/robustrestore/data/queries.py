@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..certify import Noise
+from ..certify.bounds import check_counts
 from ..files import digest
 from ..modes import generator
 from ..oracle import Queried
@@ -92,9 +93,11 @@ class RandomFields(Dataset[Tensor]):
 
     def __init__(self, count: int, shape: Sequence[int], seed: int = 0) -> None:
         """`shape`: (C, H, W) of an image."""
-        if count < 1 or len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"expected one image or more of shape (C, H, W), got {count} of {list(shape)}")
-        self.count, self.shape, self.seed = count, tuple(shape), seed
+        check_counts(count=count)
+        if not isinstance(shape, Sequence) or len(shape) != 3:
+            raise ValueError(f"shape: expected three whole numbers (C, H, W), got {shape!r}")
+        check_counts(**dict(zip(("channels", "height", "width"), shape, strict=True)))
+        self.count, self.shape, self.seed = int(count), tuple(int(length) for length in shape), seed
 
     def __len__(self) -> int:
         """`count`."""
