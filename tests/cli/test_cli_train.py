@@ -168,6 +168,15 @@ def test_no_configuration_no_training(tmp_path: Path) -> None:
     assert "expected a TOML file" in run("train", "--config", tmp_path / "a.toml").output
 
 
+def test_data_that_nothing_spoils_are_told_in_options() -> None:
+    result = run("finetune", "recommended", "--data", "photographs", "--model", "toys_recipes:segmenter")
+    assert result.exit_code == 2, result.output
+    told = " ".join(result.output.split())
+    assert "photographs gives images that nothing has spoiled, missing target for Recommended" in told
+    assert "--degrade rain" in told
+    assert "pairs:DEGRADED,CLEAN[,LABELS]" in told
+
+
 def test_names_stand_for_the_pipeline_the_model_and_the_task(data: Path) -> None:
     tree = {"model": "toys_recipes:segmenter", "stages": ["unet(width=4)"], "data": {"source": f"camvid:{data}"}}
     tree["recipe"] = {"name": "nat", "attack": "transfer(pgd(linf(4/255), steps=2), model)", "part": "model"}

@@ -62,6 +62,8 @@ def test_trackers_that_are_not_installed_or_unknown_are_named(tmp_path: Path, mo
         rr.fit(rr.recipes.Plain(network, TASK), colours(), PLAN, folder=tmp_path, trackers=["tensorboard"], quiet=True)
     with pytest.raises(ValueError, match="expected names among .*tensorboard.*, got 'tensorbord'"):
         rr.fit(rr.recipes.Plain(network, TASK), colours(), PLAN, folder=tmp_path, trackers=["tensorbord"], quiet=True)
+    with pytest.raises(TypeError, match=r"expected a list of names such as \['tensorboard'\], got 'tensorboard'"):
+        rr.fit(rr.recipes.Plain(network, TASK), colours(), PLAN, folder=tmp_path, trackers="tensorboard", quiet=True)
     assert equal(before, state(network))
 
 

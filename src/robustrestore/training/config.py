@@ -89,6 +89,7 @@ def configured(tree: Tree, recipe: str | None = None) -> Training:
         for path, file in tree.get("weights", {}).items():
             load_weights(pipeline.get_submodule(path) if path else pipeline, file)
         made = _recipe(dict(tree.get("recipe", {})), recipe, pipeline, task)
+    _check_fields(tree.get("data", {}), made)
     return Training(pipeline, task, data, made, plan, _validation(tree.get("validate"), tree, pipeline, task, plan))
 
 
@@ -198,6 +199,19 @@ def _validation(
 def _check(table: Mapping[str, Any], known: set[str], what: str) -> None:
     if unknown := sorted(set(table) - known):
         raise ValueError(f"{what}: expected keys among {sorted(known)}, got {unknown}")
+
+
+def _check_fields(table: Mapping[str, Any], recipe: Recipe) -> None:
+    """Raise where the data, spoiled by nothing, lacks what the recipe needs, and say so in words of a configuration."""
+    source = str(table.get("source", ""))
+    if table.get("degrade") or source.startswith("pairs:"):
+        return
+    lacking = ("clean",) if source.startswith("camvid:") else ("target", "clean")
+    if missing := [name for name in lacking if name in recipe.needs]:
+        raise ValueError(
+            f"data: {source} gives images that nothing has spoiled, missing {', '.join(missing)} for {type(recipe).__name__}: "
+            'expected --degrade rain, in a file degrade = "rain" under [data], or the source pairs:DEGRADED,CLEAN[,LABELS]'
+        )
 
 
 def _toml(text: str) -> Any:

@@ -43,6 +43,8 @@ def _check_trackers(trackers: Sequence[str], folder: Path | None) -> None:
     """accelerate leaves out a tracker whose package is missing without a word: ImportError here."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
+    if isinstance(trackers, str):
+        raise TypeError(f"trackers: expected a list of names such as ['tensorboard'], got {trackers!r}")
     if trackers and folder is None:
         raise ValueError("trackers: expected a folder for them to write into: fit(..., folder=...)")
     available = {str(getattr(name, "value", name)) for name in get_available_trackers()}
