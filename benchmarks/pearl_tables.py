@@ -1,5 +1,6 @@
 """Tables of PEARL: rows down, what it rains and who attacks across."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -59,13 +60,16 @@ def seeds(name: str = "main") -> str:
 
 
 def verdicts(name: str) -> str:
-    """Pairs in words, and whether the seeds agree."""
+    """Pairs in words, and whether the seeds agree; no clear difference where they overlap."""
     if not (part := _part(name)):
         return PENDING
     said = []
     for line in part["verdicts"]:
         many = f" {line['seeds']} seeds a row: {'all on one side' if line['apart'] else 'they overlap'}."
-        said.append(f"- {line['text']}{many if line['seeds'] > 1 else ' One seed.'}")
+        text = line["text"]
+        if line["seeds"] > 1 and not line["apart"]:
+            text = re.sub(r": (better|worse);", ": no clear difference;", text)
+        said.append(f"- {text}{many if line['seeds'] > 1 else ' One seed.'}")
     return "\n".join(said)
 
 
