@@ -130,7 +130,7 @@ def restorer(options: argparse.Namespace) -> dict[str, Any]:
                 pgd = rr.attacks.PGD(rr.L2(size), steps=5)
                 moved = rainy if size == 0 else pgd(averaged, rainy, objective_of(clean))
                 triples = zip(moved, clean, range(4), strict=True)
-                attacked[f"{size:g}"] = [_median_psnr(model, sigma, x, y, seed) for x, y, seed in triples]
+                attacked[certify.bounds.written(size)] = [_median_psnr(model, sigma, x, y, seed) for x, y, seed in triples]
         certified = {key: [row["certified"][key] for row in report.rows] for key in attacked}
         above = [c - a for key in attacked for c, a in zip(certified[key], attacked[key], strict=True)]
         with torch.no_grad():

@@ -120,7 +120,9 @@ def _leaf(value: Any) -> str:
     if isinstance(value, type):
         return _class(value)
     if isinstance(value, torch.Generator):  # its state moves as it is used
-        return f"generator {value.device} {value.initial_seed()}"
+        return f"generator {value.device.type} {value.initial_seed()}"
+    if isinstance(value, torch.device):  # its kind: processes at one work sit on several
+        return repr(torch.device(value.type))
     if isinstance(value, types.ModuleType):
         return f"module {value.__name__}"
     return type(value).__qualname__ if hasattr(value, "acquire") or hasattr(value, "handlers") else repr(value)

@@ -189,6 +189,14 @@ def test_recheck_finds_what_was_changed_of_restored_images(tmp_path: Path) -> No
     assert certify.recheck(tmp_path) == ["counts: expected a file in counts for each of 3 rows, got 2"]
 
 
+def test_sizes_are_stated_in_full_and_do_not_collapse() -> None:
+    eps, images = [0.0, 1.0, 0.05, 0.1234567, 0.12345671, 1e-05], photos(1, 4, 4)
+    report = certify.measure_restorer(certify.SmoothedRestorer(nn.Identity(), NOISE), [(images, images)], eps, 20)
+    assert list(report.rows[0]["certified"]) == ["0", "1", "0.05", "0.1234567", "0.12345671", "1e-05"]
+    assert [float(key) for key in report.rows[0]["certified"]] == eps
+    assert "l2 >= 0.12345671" in classified().summary([0.12345671])
+
+
 def test_counts_give_bounds_for_other_sizes_and_alphas_without_the_model() -> None:
     from robustrestore.certify.restorer import intervals, median_bounds
 

@@ -123,3 +123,8 @@ def bernstein(variance: Array, n: int, alpha: float) -> tuple[Array, Array]:
     t = math.log(3 / alpha)
     deviation = np.minimum(np.sqrt(variance) + math.sqrt(2 * t / (n - 1)), 0.5)
     return deviation * math.sqrt(2 * t / n) + t / (3 * n), deviation
+
+
+def written(value: float) -> str:
+    """The shortest text that reads as the same number: rounded, it would state more than is proven."""
+    return repr(float(value)).removesuffix(".0")

@@ -53,12 +53,13 @@ class CentreCertificate:
 
     def statement(self, eps: float) -> str:
         """The promise in words."""
-        if self.centre is None or self.eps_out.get(eps) is None:
+        moved = self.eps_out.get(eps)
+        if self.centre is None or moved is None:
             return "No promise: the smoothed map abstains."
         return (
             f"With probability at least 1 - {self.alpha:g} over the sampling of noise at both images: the smoothed map (centre "
             f"of base {self.model} under {self.noise!r}), asked with alpha {self.alpha:g} at an image at an L2 distance of at "
-            f"most {eps:g}, abstains or answers within {self.eps_out[eps]:.6g} of this centre."
+            f"most {bounds.written(eps)}, abstains or answers within {bounds.written(moved)} of this centre."
         )
 
 
@@ -127,7 +128,9 @@ class CentreSmoothing:
                 far = self._distances(blocks, n, centre[None])[0].sort().values
                 return {"centre": centre, "far": far}
 
-        for done in tallies(images, None, count, progress):
+        about = {"model": base, "noise": self.noise.config(), "draws": [n0, n], "alpha": alpha, "seed": seed, "eps": wanted}
+        about |= {"delta": self.delta, "candidates": self.candidates, "distance": of_callable(self.distance)}
+        for done in tallies(images, None, count, progress, about):
             out = {e: self._moved(done["far"], e, alpha / 2) if done else None for e in wanted}
             centre = done["centre"].to(images.device) if done else None
             found.append(CentreCertificate(centre, out, n0, n, alpha, self.noise, base, self.distance))

@@ -118,12 +118,13 @@ class SmoothedClassifier:
         elif float(bounds.lower(n, n, level)) <= 0.5:
             _warn(n, level, bounds.fewest_samples(0.5, level * (1 - 1e-9)))
         base = fingerprint(self.model)
-        journal = kept(folder, self.model, self._about(base, n0, n, alpha, seed, looks))
+        about = self._about(base, n0, n, alpha, seed, looks)
+        journal = kept(folder, self.model, about)
 
         def count(image: Tensor, number: int) -> Tally:
             return self._tally(image, (n0, n, alpha), seed, number, looks)
 
-        shape, known = tuple(images.shape[1:]), tallies(images, journal, count, progress)
+        shape, known = tuple(images.shape[1:]), tallies(images, journal, count, progress, about)
         return [self._certificate(done, shape, (n0, alpha), base, looks) for done in known]
 
     def _about(self, base: str, n0: int, n: int, alpha: float, seed: int | None, looks: Looks | None) -> dict[str, Any]:

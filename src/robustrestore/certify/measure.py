@@ -19,7 +19,7 @@ from .evidence import Evidence
 from .report import CertifiedReport
 from .restorer import IntervalCertificate, SmoothedRestorer, intervals, like, median_bounds, psnr, sizes
 from .segmenter import SegmentationCertificate, SmoothedSegmenter, correction_name
-from .spread import Progress, Tally, alone, gathered, place
+from .spread import Progress, SameBatches, Tally, agree, alone, gathered, place
 from .stream import bound
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -30,18 +30,20 @@ Work = Callable[[Tensor, Tensor, int | None, Path | None], tuple[Row, Evidence |
 
 
 def _measured(
-    batches: Batches, seed: int | None, folder: str | Path | None, shape: Shape, progress: Progress | None, work: Work
+    batches: Batches, about: Row, folder: str | Path | None, shape: Shape, progress: Progress | None, work: Work
 ) -> tuple[list[Row], list[Evidence]]:
     """The row of every image, each with a seed and a folder of its own, so that neither batches nor processes matter.
 
-    Under `torchrun` or `accelerate launch` the processes share the images. ValueError for targets of another shape, and where
-    there is no batch.
+    Under `torchrun` or `accelerate launch` the processes share the images. ValueError for targets of another shape, where
+    there is no batch, and where the processes differ in `about`, model and settings, or in their batches.
     """
-    rank, world = place()
+    (rank, world), same, seed = place(), SameBatches(), about["seed"]
+    agree(about)
     own: dict[int, tuple[Row, Evidence | None]] = {}
     number = known = 0
     for images, target in batches:
         _check_target(images, target, shape(images))
+        same.add(images, target)
         known = known or operator.length_hint(batches) * len(images)  # the last batch may be smaller
         for image, wanted in zip(images, target, strict=True):
             if number % world == rank:
@@ -52,6 +54,7 @@ def _measured(
             number += 1
             if progress is not None and rank == 0:
                 progress(number, max(number, known))
+    same.ask()
     if not number:
         raise ValueError("batches: expected at least one of (images, targets), got none: is the loader used up?")
     if progress is not None and rank == 0 and known != number:
@@ -96,14 +99,13 @@ def measure_classifier(
         (found,) = smoothed.certify(image, *draws, alpha, own, kept, looks)
         return {**found.row(), "target": int(label), "shape": list(found.shape)}, None
 
-    with bound(smoothed.model) as base:
-        rows, _ = _measured(batches, seed, folder, lambda x: (len(x),), progress, work)
     level = 0.0 if noise.count is not None else alpha / (1 if looks is None else len(looks.at))
     known = draws if noise.count is None else (noise.count, noise.count)
-    about = _about(smoothed, base, known, 0.0 if noise.count is not None else alpha, seed)
-    return CertifiedReport(
-        "classification", rows, {**about, "level": level, "looks": None if looks is None else list(looks.at)}
-    )
+    with bound(smoothed.model) as base:
+        about = _about(smoothed, base, known, 0.0 if noise.count is not None else alpha, seed)
+        about |= {"level": level, "looks": None if looks is None else list(looks.at)}
+        rows, _ = _measured(batches, about, folder, lambda x: (len(x),), progress, work)
+    return CertifiedReport("classification", rows, about)
 
 
 def measure_segmenter(
@@ -124,9 +126,10 @@ def measure_segmenter(
         return segmentation_row(found, labels.cpu(), ignore), None
 
     with bound(smoothed.model) as base:
-        rows, _ = _measured(batches, seed, folder, lambda x: (len(x), *x.shape[2:]), progress, work)
-    about = _about(smoothed, base, draws, alpha, seed) | {"tau": smoothed.tau, "correction": correction_name(correction)}
-    return CertifiedReport("segmentation", rows, about | {"ignore": ignore})
+        about = _about(smoothed, base, draws, alpha, seed) | {"tau": smoothed.tau, "correction": correction_name(correction)}
+        about |= {"ignore": ignore}
+        rows, _ = _measured(batches, about, folder, lambda x: (len(x), *x.shape[2:]), progress, work)
+    return CertifiedReport("segmentation", rows, about)
 
 
 def segmentation_row(certificate: SegmentationCertificate, target: Tensor, ignore: int) -> dict[str, Any]:
@@ -192,8 +195,8 @@ def measure_restorer(
         return {"noisy": psnr(noisy), **found, "shape": list(image.shape[1:]), "counts": evidence.digest()}, evidence
 
     with bound(smoothed.model) as base:
-        rows, evidence = _measured(batches, seed, folder, lambda x: tuple(x.shape), progress, work)
-    about = _about(smoothed, base, (50, n), alpha, seed) | {"eps": wanted}
+        about = _about(smoothed, base, (50, n), alpha, seed) | {"eps": wanted}
+        rows, evidence = _measured(batches, about, folder, lambda x: tuple(x.shape), progress, work)
     return CertifiedReport("restoration", rows, about, evidence=tuple(evidence))
 
 
@@ -209,7 +212,7 @@ def restoration_row(counted: Tally, target: Tensor, known: tuple[Sequence[float]
         )
         for size in eps
     ]
-    return {"psnr": found[0].psnr(target), "certified": {f"{c.eps:g}": c.psnr_low(target) for c in found}}
+    return {"psnr": found[0].psnr(target), "certified": {bounds.written(c.eps): c.psnr_low(target) for c in found}}
 
 
 def _about(smoothed: Any, base: str, draws: tuple[int, int], alpha: float, seed: int | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """CertifiedReport: certificates of many images as data: rows, a summary with intervals over images, Markdown, JSON."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..files import write_text
 from ..metrics import binomial, bootstrap, ratio
+from .bounds import written
 from .evidence import Evidence
 from .noise import NORMS, Noise, Norm
 
@@ -58,7 +60,7 @@ class CertifiedReport:
     def summary(self, radii: Sequence[float] = RADII) -> dict[str, Value]:
         """The figures of the report by name, each with a 95 % interval over images where it has one."""
         if self.what == "classification":
-            found = {f"{norm} >= {r:g}": self.certified_accuracy(r, norm) for norm in self._shown() for r in radii}
+            found = {f"{norm} >= {written(r)}": self.certified_accuracy(r, norm) for norm in self._shown() for r in radii}
             gone = np.array([row["prediction"] is None for row in self.rows], dtype=np.float64)
             return {**found, **{f"ACR {norm}": self.acr(norm) for norm in self._shown()}, "abstained": _share(gone)}
         return _segmentation(self.rows) if self.what == "segmentation" else _restoration(self.rows)
@@ -107,11 +109,17 @@ class CertifiedReport:
         return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, folder: str | Path) -> None:
-        """Write certified.json and certified.md into `folder`, and counts/NUMBER.safetensors of each restored image."""
+        """Write certified.json and certified.md into `folder`, and counts/NUMBER.safetensors of each restored image.
+
+        Counts that an older, longer report left there are taken away.
+        """
         for number, one in enumerate(self.evidence):
             one.save(Path(folder) / COUNTS / f"{number:06d}.safetensors")
         write_text(Path(folder) / "certified.json", self.json())
         write_text(Path(folder) / "certified.md", self.markdown())
+        for file in (Path(folder) / COUNTS).glob("*.safetensors") if self.what == "restoration" else ():
+            if re.fullmatch(r"\d{6,}", file.stem) and int(file.stem) >= len(self.evidence):
+                file.unlink(missing_ok=True)
 
     @staticmethod
     def load(file: str | Path) -> "CertifiedReport":
@@ -121,6 +129,8 @@ class CertifiedReport:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("what") not in KINDS:
             raise ValueError(f"{path}: expected a report of certificates, one of {', '.join(KINDS)}")
+        if not isinstance(content.get("rows"), list) or not isinstance(content.get("about"), dict):
+            raise ValueError(f"{path}: expected rows, a list, and what they are about, by name")
         counts = [Evidence(file=one) for one in sorted((path.parent / COUNTS).glob("*.safetensors"))]
         evidence = counts if content["what"] == "restoration" else []
         return CertifiedReport(content["what"], content["rows"], content["about"], content.get("summary"), evidence)

@@ -55,7 +55,8 @@ class IntervalCertificate:
         return (
             f"With probability at least 1 - {self.alpha:g} over the sampling of noise, jointly for all {values} values: "
             f"the ideal smoothed map (the {self.what} of base {self.model} under {self.noise!r}) stays in these intervals for "
-            f"every image at an L2 distance of at most {self.eps:g}; mean width {float((self.high - self.low).mean()):.4g}. A "
+            f"every image at an L2 distance of at most {bounds.written(self.eps)}; mean width "
+            f"{float((self.high - self.low).mean()):.4g}. A "
             "mean or median of finitely many draws differs from it by its own sampling error."
         )
 
@@ -178,7 +179,7 @@ class SmoothedRestorer:
             with sampling(self.model, self.noise, image, self._size, about["seed"], str(number)) as blocks:
                 return tally(blocks)
 
-        return tallies(images, kept(folder, self.model, about), count, progress)
+        return tallies(images, kept(folder, self.model, about), count, progress, about)
 
     def _certified(
         self, counted: Iterator[Tally], what: str, wanted: dict[str, Any], bound: Bound
@@ -248,15 +249,29 @@ def intervals(counted: Tally, shift: float, n: int, alpha: float, bound: Bound) 
     return middle.float(), low.float(), high.float()
 
 
+def check_counted(counted: Tally, n: int) -> None:
+    """ValueError unless these are whole counts of n draws for each value, in bins of its own: files are not believed."""
+    counts, start, width = counted["counts"], counted["start"], counted["width"]
+    if not (counts.shape[1:] == start.shape == width.shape and len(counts) == BINS + 2):
+        got = ", ".join(f"{name} {list(counted[name].shape)}" for name in ("counts", "start", "width"))
+        raise ValueError(f"counts: expected {BINS + 2} bins for each value, with a start and a width of its own, got {got}")
+    if not (bool(start.isfinite().all()) and bool(width.isfinite().all()) and bool((width > 0).all())):
+        raise ValueError("counts: expected bins with a finite start and a finite width > 0, got others")
+    whole = counts.dtype in (torch.int16, torch.int32, torch.int64)
+    if not (whole and bool((counts >= 0).all()) and bool((counts.sum(0, dtype=torch.int64) == n).all())):
+        raise ValueError(f"counts: expected {n} draws for each value, as whole numbers >= 0, got others")
+
+
 def _phi(value: float) -> float:
     return 0.5 * math.erfc(-value / math.sqrt(2))
 
 
 def median_bounds(counted: Tally, shift: float, n: int, alpha: float) -> Interval:
     """The edges of the bins that hold the order statistics; a sample may sit one rounding error outside its bin."""
+    check_counted(counted, n)
     start, width = counted["start"].double(), counted["width"].double()
     total = counted["counts"].cumsum(0, dtype=torch.int32)
-    below, above = bounds.ranks(n, _phi(-shift), _phi(shift), alpha / (2 * start.numel()))
+    below, above = bounds.ranks(n, _phi(-shift), _phi(shift), alpha / (2 * counted["counts"][0].numel()))
     slip = 1e-5 * width + 1e-6
 
     def bin_of(rank: int) -> Tensor:
@@ -273,6 +288,8 @@ def median_bounds(counted: Tally, shift: float, n: int, alpha: float) -> Interva
 def _mean_bounds(counted: Tally, shift: float, n: int, alpha: float) -> Interval:
     """The best of three, all under one event."""
     mean, variance = counted["mean"], counted["variance"]
+    if mean.shape != variance.shape or not bool((mean.isfinite() & variance.isfinite() & (variance >= 0)).all()):
+        raise ValueError("moments: expected a finite mean and a variance >= 0 for each value, got others")
     half, deviation = (torch.from_numpy(x).to(mean) for x in bounds.bernstein(variance.cpu().numpy(), n, alpha / mean.numel()))
     low, high = (mean - half).clamp(0, 1), (mean + half).clamp(0, 1)
     total = torch.full_like(mean, 2 * _phi(shift / 2) - 1)

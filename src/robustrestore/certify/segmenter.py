@@ -142,7 +142,8 @@ class SmoothedSegmenter:
 
         known: dict[str, Any] = {"tau": self.tau, "alpha": alpha, "correction": correction, "hierarchy": self.hierarchy}
         known |= {"noise": self.noise, "model": base, "shape": tuple(images.shape[1:])}
-        found = tallies(images, journal, count, progress)
+        about |= {"tau": self.tau, "alpha": alpha, "correction": correction_name(correction)}
+        found = tallies(images, journal, count, progress, about)
         return [SegmentationCertificate(done["candidates"], done["counts"], n0, n, **known) for done in found]
 
     def _warn(self, n: int, alpha: float, pixels: int) -> None:

@@ -1,5 +1,7 @@
 """Several processes at one certification: each takes its share of the images, and at the end all of them know everything."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ Tally = dict[str, Tensor]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
+_WHOLE = "hand over the whole data in one order, neither shuffled nor from accelerator.prepare"
+_ADVICE = {"images": _WHOLE, "batches": _WHOLE, "model": "load the same weights, or seed before it is built"}
 
 
 def place() -> tuple[int, int]:
@@ -39,6 +43,43 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
+def agree(held: Mapping[str, object]) -> None:
+    """ValueError in all processes, unless they hold the same: what they count in shares is to be of one thing."""
+    rank, world = place()
+    if world == 1:
+        return
+    text = json.dumps({name: json.dumps(value, sort_keys=True) for name, value in held.items()})
+    own = {rank: {"held": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}}
+    told = [json.loads(tally["held"].numpy().tobytes()) for tally in gathered(own, world)]
+    for name in dict.fromkeys(name for one in told for name in one):
+        if len(found := sorted({str(one.get(name)) for one in told})) > 1:
+            raise ValueError(
+                f"{name}: expected the same in every process, as they share the work, got {' and '.join(found)}: "
+                f"{_ADVICE.get(name, 'give all of them the same settings')}"
+            )
+
+
+class SameBatches:
+    """That the processes go through the same batches: asked at the first, before the work, and at the end of all.
+
+    Between the two nobody waits for anybody.
+    """
+
+    def __init__(self) -> None:
+        self._seen = ""
+
+    def add(self, images: Tensor, target: Tensor) -> None:
+        """One more batch."""
+        if place()[1] > 1:
+            first, self._seen = not self._seen, hashlib.sha256(f"{self._seen} {digest(images, target)}".encode()).hexdigest()
+            if first:
+                self.ask()
+
+    def ask(self) -> None:
+        """ValueError in all processes where they saw others."""
+        agree({"batches": self._seen})
+
+
 def gathered(own: Mapping[int, Tally], count: int) -> Iterator[Tally]:
     """Number 0 to `count` - 1 in order, in every process: number k is told by process k modulo their number."""
     _, world = place()
@@ -47,10 +88,19 @@ def gathered(own: Mapping[int, Tally], count: int) -> Iterator[Tally]:
 
 
 def tallies(
-    images: Tensor, journal: Journal | None, count: Callable[[Tensor, int], Tally], progress: Progress | None = None
+    images: Tensor,
+    journal: Journal | None,
+    count: Callable[[Tensor, int], Tally],
+    progress: Progress | None,
+    about: Mapping[str, object],
 ) -> Iterator[Tally]:
-    """What `count` finds for each image and its number, by all processes together; what `journal` keeps is not done again."""
+    """What `count` finds for each image and its number, by all processes together; what `journal` keeps is not done again.
+
+    `about`: model, noise and all that counts: ValueError where it or the images are not the same in all processes.
+    """
     rank, world = place()
+    if world > 1:
+        agree({"images": [len(images), digest(images)], **about})
     own: dict[int, Tally] = {}
     for number in range(rank, len(images), world):
         image = images[number]
