@@ -113,3 +113,10 @@ def test_fewest_samples_at_exact_powers(tau: float) -> None:
     assert [bounds.fewest_samples(tau, tau**m) for m in (1, 2, 7, 10, 48)] == [1, 2, 7, 10, 48]
     with pytest.raises(ValueError, match="alpha"):
         bounds.fewest_samples(tau, 0)
+
+
+def test_a_radius_is_told_rounded_down() -> None:
+    from robustrestore.certify.bounds import below
+
+    assert [below(v) for v in (0.5, 0.12345678, 1.0, 2.9999999, 1234567.0)] == ["0.5", "0.123456", "1", "2.99999", "1234560"]
+    assert below(float("inf")) == "inf"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from decimal import ROUND_FLOOR, Context
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -128,3 +129,10 @@ def bernstein(variance: Array, n: int, alpha: float) -> tuple[Array, Array]:
 def written(value: float) -> str:
     """The shortest text that reads as the same number: rounded, it would state more than is proven."""
     return repr(float(value)).removesuffix(".0")
+
+
+def below(value: float) -> str:
+    """Six digits of a number, rounded down: a radius is never told larger than it is."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{Context(prec=6, rounding=ROUND_FLOOR).create_decimal(value).normalize():f}"

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from . import bounds
+from .bounds import below
 from .noise import NORMS, Noise, Norm
 from .splitting import gap_as_probability
 
@@ -79,8 +80,8 @@ class Certificate:
         stays = "answers" if self.level == 0 else "has most often"
         return (
             f"{sure}: the smoothed classifier (base {self.model}, {self.noise!r}) {stays} {self.selected} for every "
-            f"{self.noise.domain} at a distance below {self.radius[norm]:.6g} in {norm}{'' if self.level == 0 else MAY}. This "
-            "says nothing of the base model on its own."
+            f"{self.noise.domain} at a distance below {below(self.radius[norm])} in {norm}{'' if self.level == 0 else MAY}. "
+            "This says nothing of the base model on its own."
         )
 
     def row(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..identity import of_callable
 from . import bounds
+from .bounds import below
 from .certificate import MAY
 from .hierarchy import Hierarchy
 from .noise import NORMS, Noise, Norm
@@ -70,7 +71,7 @@ class SegmentationCertificate:
         return (
             f"With probability at least 1 - {self.alpha:g} over the sampling of noise, jointly for {certified} of {known} "
             f"pixels: their class stays that of the smoothed segmenter (base {self.model}, {self.noise!r}) for every "
-            f"{self.noise.domain} at a distance below {self.radius[norm]:.6g} in {norm}{MAY}. This says nothing of the base "
+            f"{self.noise.domain} at a distance below {below(self.radius[norm])} in {norm}{MAY}. This says nothing of the base "
             "model on its own."
         )
 
