@@ -7,10 +7,6 @@ from typing import Any
 from table_parts import RESULTS, lines, load
 
 PENDING = "Not measured yet."
-ORDER = (
-    "no defence", "AT of the segmenter", "AT of the segmenter, at 1/255", "AT of the segmenter behind derain", "AT of both",
-    "Recommended, segmenter alone", "Recommended", "Recommended behind a blur",
-)  # fmt: skip
 SIZES = (
     "CosPGD-20 2/255", "CosPGD-20 4/255", "PGD-20 4/255", "CosPGD-20 8/255", "CosPGD-20 4/255, dry", "Square 8/255",
 )  # fmt: skip
@@ -21,10 +17,6 @@ def _found() -> dict[str, Any]:
     return found
 
 
-def _rows(found: dict[str, Any]) -> list[str]:
-    return [row for row in ORDER if row in found["rows"]]
-
-
 def main(metric: str = "mean IoU", only: tuple[str, ...] = ()) -> str:
     """Value and interval over images, first seed; `only`: columns beside the usual ones."""
     if not (found := _found()):
@@ -32,7 +24,7 @@ def main(metric: str = "mean IoU", only: tuple[str, ...] = ()) -> str:
     worst = found["about"]["worst"]
     asked = only or ("dry", "rain", worst)
     body = []
-    for row in _rows(found):
+    for row in found["rows"]:
         cells = found["rows"][row]
         if not only or only[-1] in cells:
             told = [cells[column][metric] for column in asked]
@@ -45,7 +37,7 @@ def seeds() -> str:
     if not (found := _found()):
         return PENDING
     worst = found["about"]["worst"]
-    several = {row: list(found["seeds"][row].values()) for row in _rows(found) if len(found["seeds"][row]) > 1}
+    several = {row: list(found["seeds"][row].values()) for row in found["rows"] if len(found["seeds"][row]) > 1}
     body = [
         [row, *(", ".join(f"{one[c]:.3f}" for one in told) for c in ("dry", "rain", worst))] for row, told in several.items()
     ]

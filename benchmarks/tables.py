@@ -297,6 +297,20 @@ def anls_cost() -> str:
     return _lines(["", *names, "sweep, points behind", "search, points behind"], body)
 
 
+def processes() -> str:
+    """Seeds down: the metric in one process and in two, and the time of two over that of one."""
+    found = _load("processes")
+    body = [
+        [
+            f"seed {row['seed']}, {found['about']['steps']} steps",
+            *(f"{row[k]['PSNR']:.4f}" for k in ("one", "two")),
+            f"{row['ratio']:.2f}",
+        ]
+        for row in found["rows"]
+    ]
+    return _lines(["PSNR in dB", "one process", "two processes", "wall time of two over one"], body)
+
+
 TABLES = {
     **purifier_tables.TABLES,
     **cost_tables.TABLES,
@@ -334,6 +348,7 @@ TABLES = {
     "deraining": deraining,
     "levels": levels,
     "prenet": prenet,
+    "processes": processes,
     "segmenter": segmenter,
 }
 
