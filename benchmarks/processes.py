@@ -1,16 +1,16 @@
 """One training in one and in two processes: the validation metric against the spread of seeds, and the wall time.
 
-python benchmarks/processes.py [--seeds 3] [--steps 200]
+python benchmarks/processes.py [--seeds 3] [--steps 200] [--attacked 60]
 
 A derain network as large as the bundled one, on random crops of the bundled photographs, on the CPU, each process with one
 thread. A step is as many images in either case, so two processes compute half each. Runs alternate between one process and
-two. Needs two idle cores: on a busy machine the times say nothing.
+two. `--attacked`: steps of adversarial training, PGD-3, beside those of plain training. The floor is two processes at once that
+take half of each step by themselves and never speak. Needs two idle cores: on a busy machine the times say nothing.
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +24,7 @@ import harness
 import robustrestore as rr
 
 
-def train(out: Path, steps: int, seed: int) -> None:
+def train(out: Path, steps: int, seed: int, attacked: bool, batch: int) -> None:
     """In one of the processes: train, and let the main one write what it was worth and how long it took."""
     torch.set_num_threads(1)
     photographs = [image[0] for image in rr.assets.photographs().values()]
@@ -35,8 +35,11 @@ def train(out: Path, steps: int, seed: int) -> None:
         network = rr.restorers.UNet(width=32)  # as large as the bundled one
     pipeline = rr.DefendedPipeline(torch.nn.Identity(), [network])
     task = rr.tasks.Restoration()
-    recipe = rr.recipes.Plain(pipeline, task, part="stages.0")
-    plan = rr.Plan(steps=steps, batch=8, optimiser=rr.AdamW(lr=2e-3), every=steps, seed=seed)
+    attack = rr.attacks.PGD(rr.Linf(4 / 255), steps=3, seed=None)
+    recipe: rr.Recipe = rr.recipes.Plain(pipeline, task, part="stages.0")
+    if attacked:
+        recipe = rr.recipes.AdversarialTraining(pipeline, task, attack, part="stages.0")
+    plan = rr.Plan(steps=steps, batch=batch, optimiser=rr.AdamW(lr=2e-3), every=steps, seed=seed)
     started = time.perf_counter()
     history = rr.fit(recipe, data, plan, rr.Validation(pipeline, held, task, batch=1), quiet=True)
     seconds = time.perf_counter() - started
@@ -44,38 +47,53 @@ def train(out: Path, steps: int, seed: int) -> None:
         out.write_text(json.dumps({"PSNR": history.best["PSNR"], "seconds": seconds}), encoding="utf-8")
 
 
-def run(processes: int, steps: int, seed: int) -> dict[str, float]:
-    """One training in as many processes."""
+def start(out: Path, processes: int, steps: int, seed: int, attacked: bool, batch: int) -> subprocess.Popen[bytes]:
+    """One training in as many processes, begun."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    own = [__file__, "--child", str(out), "--steps", str(steps), "--seed", str(seed), "--batch", str(batch)]
+    command = [sys.executable, *(launcher if processes > 1 else []), *own, *(["--attack"] if attacked else [])]
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def run(processes: list[int], steps: int, seed: int, attacked: bool, batch: int = 8) -> list[dict[str, float]]:
+    """Trainings at once, each in as many processes: what they found."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        own = [__file__, "--child", str(out), "--steps", str(steps), "--seed", str(seed)]
-        command = [sys.executable, *(launcher if processes > 1 else []), *own]
-        subprocess.run(command, env=env, check=True, capture_output=True)
-        found: dict[str, float] = json.loads(out.read_text(encoding="utf-8"))
-    return found
+        outs = [Path(folder) / f"{k}.json" for k in range(len(processes))]
+        begun = [start(out, count, steps, seed, attacked, batch) for out, count in zip(outs, processes, strict=True)]
+        if codes := [code for one in begun if (code := one.wait())]:
+            raise SystemExit(f"a training ended with {codes}")
+        return [json.loads(out.read_text(encoding="utf-8")) for out in outs]
+
+
+def compared(steps: int, seed: int, attacked: bool) -> dict[str, Any]:
+    """One process, two, and two that never speak."""
+    (one,), (two,) = run([1], steps, seed, attacked), run([2], steps, seed, attacked)
+    halves = run([1, 1], steps, seed, attacked, batch=4)
+    floor = max(half["seconds"] for half in halves) / one["seconds"]
+    row = {"recipe": "adversarial" if attacked else "plain", "steps": steps, "seed": seed, "one": one, "two": two}
+    return {**row, "ratio": two["seconds"] / one["seconds"], "floor": floor}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--attacked", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--attack", action="store_true")
     parser.add_argument("--child", type=Path)
     options = parser.parse_args()
     if options.child is not None:
-        return train(options.child, options.steps, options.seed)
-    load = os.getloadavg()[0]
-    rows: list[dict[str, Any]] = []
-    for seed in range(options.seeds):
-        one, two = (run(processes, options.steps, seed) for processes in (1, 2))
-        rows.append({"seed": seed, "one": one, "two": two, "ratio": two["seconds"] / one["seconds"]})
-        print(rows[-1], flush=True)
-    ratios = [row["ratio"] for row in rows]
-    time_ratio = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
-    about = {**harness.machine(), "threads a process": 1, "steps": options.steps, "load before": round(load, 1)}
-    harness.write("processes", {"about": about, "rows": rows, "wall time of two over one": time_ratio})
+        return train(options.child, options.steps, options.seed, options.attack, options.batch)
+    load, rows = os.getloadavg()[0], []
+    for attacked, steps in ((False, options.steps), (True, options.attacked)):
+        for seed in range(options.seeds):
+            rows.append(compared(steps, seed, attacked))
+            print(rows[-1], flush=True)
+    about = {**harness.machine(), "threads a process": 1, "load before": round(load, 1)}
+    harness.write("processes", {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":
