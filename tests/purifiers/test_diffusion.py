@@ -173,6 +173,48 @@ def test_checkpointing_keeps_one_image_a_step(leaf: str) -> None:
     assert kept(lambda: purifier.replace(checkpointed=False)(images)) > 20 * images.numel()
 
 
+@pytest.mark.parametrize("seed", [4, None])
+@pytest.mark.parametrize("guidance", [None, PixelGuidance(20.0)], ids=repr)
+@pytest.mark.parametrize("sampler", [*SAMPLERS, diffusion.DPMSolverPP()], ids=repr)
+def test_nested_gradients_are_those_of_plain_autograd(
+    sampler: diffusion.Sampler, guidance: diffusion.Guidance | None, seed: int | None
+) -> None:
+    images, denoiser = photos().double(), Convolved().double().requires_grad_()
+    weight = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain = Diffusion(denoiser, sigma=0.2, steps=7, sampler=sampler, seed=seed, checkpointed=False, guidance=guidance)
+    wanted, found = [], []
+    for purifier, kept_here in ((plain, wanted), (plain.replace(checkpointed=3), found)):
+        leaf = images.clone().requires_grad_()
+        with rr.seeded(3):
+            out = purifier(leaf)
+            kept_here += [out.detach(), *torch.autograd.grad((weight * out).sum(), [leaf, *purifier.denoiser.parameters()])]
+            kept_here.append(torch.rand(2))  # what is drawn afterwards is the same too
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
+
+
+def test_nested_steps_keep_an_image_or_two_a_segment_for_one_more_call_a_step() -> None:
+    denoiser, images = Convolved(), photos()
+    purifier = Diffusion(denoiser, steps=121, sampler=diffusion.DDPM())
+    for checkpointed, calls, low, high in ((1, 242, 122, 125), (True, 363, 11, 28), (40, 362, 4, 12), (121, 242, 121, 125)):
+        one = purifier.replace(checkpointed=checkpointed)
+        denoiser.calls = 0
+        _gradient(one, images, torch.ones(2, 3, 16, 20))
+        assert denoiser.calls == calls
+        leaf = images.clone().requires_grad_()
+        assert low * images.numel() <= kept(lambda: one(leaf)) <= high * images.numel()  # noqa: B023
+    few = purifier.replace(steps=100)
+    denoiser.calls = 0
+    _gradient(few, images, torch.ones(2, 3, 16, 20))
+    assert denoiser.calls == 200
+
+
+@pytest.mark.parametrize("checkpointed", [-1, 2.5, "yes", None])
+def test_checkpointed_is_a_truth_or_a_number_of_steps(checkpointed: object) -> None:
+    with pytest.raises(ValueError, match="checkpointed: expected True, False or a number of steps"):
+        Diffusion(Convolved(), checkpointed=checkpointed)
+
+
 def test_tiles_of_the_bundled_prior_are_the_whole_image_where_no_edge_is_in_sight() -> None:
     whole, images = Diffusion.default(), photos(1, 96, 448)
     with torch.no_grad():
