@@ -187,6 +187,7 @@ def test_nan_stops_with_step_images_and_the_last_good_checkpoint(tmp_path: Path)
     with pytest.raises(ArithmeticError, match=r"in step (\d+) on the images \[.*7.*\]; the last good checkpoint") as caught:
         rr.fit(recipe, TensorDataset(images, targets), plan, folder=tmp_path, quiet=True)
     assert bool(recipe.line.weight.isfinite().all())
+    assert recipe.line.weight.grad is None
     step = int(str(caught.value).split("in step ")[1].split()[0])
     if step > 1:
         assert f"(step {step - 1})" in str(caught.value)
@@ -302,6 +303,7 @@ def test_a_gradient_that_is_not_finite_reaches_neither_weights_nor_checkpoint(cl
     with pytest.raises(ArithmeticError, match=r"gradient: .* in step 1 on the images \[\d+, .*none was written"):
         rr.fit(recipe, _line(), rr.Plan(steps=2, batch=4, clip=clip, every=1), folder=tmp_path, quiet=True)
     assert equal(before, state(recipe))
+    assert recipe.line.weight.grad is None
     assert not list(tmp_path.iterdir())
 
 

@@ -55,13 +55,38 @@ Path(sys.argv[1]).mkdir(exist_ok=True)
 """
 
 
+STOPPING = """
+import sys
+from pathlib import Path
+import torch
+from toys_training import classifier, colours
+import robustrestore as rr
+from robustrestore.weights import fingerprint
+
+class Odd(rr.recipes.Plain):
+    def run(self, batch):
+        found = super().run(batch)
+        return {**found, "loss": found["loss"] + (torch.nan if 7 in batch.index.tolist() else 0)}
+
+network, told = classifier(), "went on"
+try:
+    rr.fit(Odd(network, rr.tasks.Classification()), colours(), rr.Plan(steps=8, batch=30, average=None), quiet=True)
+except ArithmeticError as error:
+    told = str(error)
+Path(sys.argv[1]).mkdir(exist_ok=True)
+weights = all(bool(weight.isfinite().all()) and weight.grad is None for weight in network.parameters())
+(Path(sys.argv[1]) / f"rank{torch.distributed.get_rank()}.txt").write_text(f"{weights} {told}")
+"""
+
+
 def _run(folder: Path, processes: int, text: str = TRAINING) -> None:
     script = folder.parent / "training.py"
     script.write_text(text, encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(folder)]
-    subprocess.run(command, env=env, check=True, timeout=300, capture_output=True)
+    done = subprocess.run(command, env=env, check=False, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo over the loopback device")
@@ -80,3 +105,12 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path: Path) -> None:
 def test_weights_that_a_step_leaves_out_do_no_harm_in_two_processes(tmp_path: Path) -> None:
     _run(tmp_path / "two", 2, SKIPPING)
     assert len({(tmp_path / "two" / f"rank{k}.txt").read_text(encoding="utf-8") for k in range(2)}) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo over the loopback device")
+def test_a_loss_that_is_not_finite_in_one_process_stops_both(tmp_path: Path) -> None:
+    _run(tmp_path / "two", 2, STOPPING)
+    told = sorted((tmp_path / "two" / f"rank{k}.txt").read_text(encoding="utf-8") for k in range(2))
+    assert all(one.startswith("True loss: expected a finite number, got nan in step 1 on the images ") for one in told)
+    assert sum("of another process" in one for one in told) == 1
+    assert sum(" 7," in one or "[7," in one or " 7]" in one for one in told) == 1

@@ -1,5 +1,7 @@
 """Where a training runs: the devices and processes that accelerate finds, its trackers, and the recipe put there."""
 
+import atexit
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,10 @@ def on_device(recipe: Recipe, folder: Path | None, trackers: Sequence[str]) -> "
     except ImportError as error:
         raise ImportError("fit needs accelerate: pip install 'robustrestore[train]'") from error
     _check_trackers(trackers, folder)
+    alone = not _speaking()
     accelerator = Accelerator(log_with=list(trackers) or None, project_dir=folder)
+    if alone and _speaking():
+        atexit.register(_leave)
     before = next((weight.device for weight in recipe.parameters()), torch.device("cpu"))
     recipe.to(accelerator.device)
     try:
@@ -37,6 +42,19 @@ def on_device(recipe: Recipe, folder: Path | None, trackers: Sequence[str]) -> "
         for tracker in accelerator.trackers:
             tracker.finish()
         recipe.to(before)
+
+
+def _speaking() -> bool:
+    """Whether this is one of several processes that already found each other."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _leave() -> None:
+    """Leave the other processes in good order: gloo's threads must be done with Python's objects, or the exit is an abort."""
+    distributed: Any = torch.distributed
+    if _speaking() and distributed.get_backend() == "gloo":
+        time.sleep(0.2)  # in which they get at the interpreter
+        distributed.destroy_process_group()
 
 
 def _check_trackers(trackers: Sequence[str], folder: Path | None) -> None:
@@ -60,7 +78,9 @@ def across(recipe: Recipe, accelerator: Any) -> nn.Module:
     if accelerator.num_processes == 1:
         return recipe
     own = [accelerator.device] if accelerator.device.type == "cuda" else None
-    wrapped: nn.Module = nn.parallel.DistributedDataParallel(recipe, device_ids=own, find_unused_parameters=True)
+    wrapped: nn.Module = nn.parallel.DistributedDataParallel(
+        recipe, device_ids=own, find_unused_parameters=True, gradient_as_bucket_view=True
+    )
     return wrapped
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -153,20 +153,31 @@ class _Training:
             last = k == len(batches) - 1
             with nullcontext() if last or self.world == 1 else self.accelerator.no_sync(self.module):
                 losses = self._losses(batch.to(self.device), k)
-                self._check("loss", losses["loss"], [batch])
                 self.scaler.scale(losses["loss"] / len(batches)).backward()  # type: ignore[no-untyped-call]
             found.append({name: value.detach() for name, value in losses.items()})
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self.weights, math.inf if self.plan.clip is None else self.plan.clip)
-        if not self.scaler.is_enabled():  # which leaves out such steps
-            self._check("gradient", norm, batches)
+        means = self._agreed(found, batches, norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         share_buffers(self.recipe.trained, self.world)
         self._average()
+        return means
+
+    def _agreed(self, found: list[dict[str, Tensor]], batches: list[Batch], norm: Tensor) -> dict[str, float]:
+        """The mean losses, told between the processes once a step; stop where a loss or a gradient is not finite.
+
+        All processes stop or none: a mean is finite only if every part is, and the gradients are the same in all of them.
+        """
         names = list(found[0])
         values = torch.stack([torch.stack([one[name].float() for one in found]).mean() for name in names])
-        return dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        means = dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        if not math.isfinite(means["loss"]):
+            bad = [k for k, one in enumerate(found) if not bool(one["loss"].isfinite())]
+            self._stop("loss", means["loss"], [batches[k] for k in bad])
+        if not self.scaler.is_enabled() and not bool(norm.isfinite()):  # which leaves out such steps
+            self._stop("gradient", float(norm), batches)
+        return means
 
     def _losses(self, batch: Batch, portion: int) -> dict[str, Tensor]:
         dtype = DTYPES.get(self.plan.precision)
@@ -175,15 +186,14 @@ class _Training:
             out: dict[str, Tensor] = self.module(batch)
         return out
 
-    def _check(self, what: str, value: Tensor, batches: Sequence[Batch]) -> None:
-        """Stop, in every process, before a loss or a gradient that is not finite reaches the weights."""
-        if not float(self.accelerator.reduce((~value.detach().isfinite()).float(), "sum")):
-            return
+    def _stop(self, what: str, value: float, batches: Sequence[Batch]) -> NoReturn:
+        """Before a loss or a gradient that is not finite reaches the weights."""
+        self.optimiser.zero_grad(set_to_none=True)
         own = [place for batch in batches if batch.index is not None for place in batch.index.tolist()]
-        places = "of another process" if bool(value.isfinite()) else str(own)
+        places = str(own) if batches else "of another process"
         kept = "none was written" if self.saved is None or self.folder is None else f"{self.folder / LAST} (step {self.saved})"
         raise ArithmeticError(
-            f"{what}: expected a finite number, got {float(value.detach())} in step {self.step + 1} on the images {places}; "
+            f"{what}: expected a finite number, got {value} in step {self.step + 1} on the images {places}; "
             f"the last good checkpoint: {kept}. Look at these images, lower the learning rate, or use precision 'no'"
         )
 
