@@ -1,6 +1,7 @@
-"""The images that the bundled prior and derain network learn from: all free for any use.
+"""The images that the bundled prior and derain network learn from.
 
-Public-domain aerial imagery (UC Merced, from USGS), public-domain and CC0 pictures that scikit-image's package carries,
+Natural photographs of a folder, if one is given (the prior's: the test part of BSDS500, made public for research); the others
+are free for any use: public-domain aerial imagery (UC Merced, from USGS), public-domain and CC0 pictures that scikit-image's package carries,
 and images made by code: dead leaves (the occlusion model of Lee, Mumford and Huang, 2001) with gradients, gratings,
 1/f noise, lines and text. The photographs that the demo shows (astronaut, chelsea, coffee, rocket) are left out.
 """
@@ -32,6 +33,17 @@ def aerial(root: Path, split: str = "train") -> list[np.ndarray]:
         found += tiles(image)
         small = image.resize((max(TILE, image.width // 2), max(TILE, image.height // 2)), Image.Resampling.LANCZOS)
         found += tiles(small)
+    return found
+
+
+def photographs(root: Path) -> list[np.ndarray]:
+    """Every photograph of a folder at full and at half size, cut from two opposite corners so that no border is lost."""
+    found = []
+    for path in sorted(root.rglob("*.jpg")):
+        image = Image.open(path).convert("RGB")
+        for one in (image, image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)):
+            shifted = one.crop((one.width % TILE, one.height % TILE, one.width, one.height))
+            found += tiles(one) + tiles(shifted)
     return found
 
 
@@ -120,11 +132,11 @@ def dead_leaves(rng: np.random.Generator, palette: np.ndarray, size: int = 512) 
     return image.resize((size // 2, size // 2), Image.Resampling.LANCZOS)
 
 
-def build(root: Path, canvases: int, seed: int) -> Tensor:
-    """Every tile as uint8 [N, 3, TILE, TILE]."""
+def build(root: Path, canvases: int, seed: int, natural: Path | None = None) -> Tensor:
+    """Every tile as uint8 [N, 3, TILE, TILE]; those of `natural` photographs three times, so that they are most of it."""
     rng = np.random.default_rng(seed)
     real = aerial(root)
-    found = real + pictures() * 2
+    found = real + pictures() * 2 + (photographs(natural) * 3 if natural else [])
     for _ in range(canvases):
         source = real[rng.integers(len(real))].reshape(-1, 3).astype(np.float32)
         palette = source[rng.integers(len(source), size=24)]
@@ -136,13 +148,13 @@ def build(root: Path, canvases: int, seed: int) -> Tensor:
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
 
 
-def cached(root: Path, file: Path, canvases: int, seed: int) -> Tensor:
+def cached(root: Path, file: Path, canvases: int, seed: int, natural: Path | None = None) -> Tensor:
     """`build`, kept as one safetensors file beside the run."""
     from safetensors.torch import load_file, save_file
 
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"tiles": build(root, canvases, seed)}, file)
+        save_file({"tiles": build(root, canvases, seed, natural)}, file)
     return load_file(file)["tiles"]
 
 

@@ -1,6 +1,6 @@
 """Train the bundled prior: a denoiser that knows its noise level, sigma 0 to 0.5, RGB, any size.
 
-python training/prior.py --ucmerced PATH --out runs/prior
+python training/prior.py --ucmerced PATH --photographs PATH --out runs/prior [--start EARLIER.safetensors]
 """
 
 import math
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import corpus
 import loop
 from robustrestore.networks import UNetBody
+from robustrestore.weights import load_weights
 
 LOW, HIGH = 0.006, 0.5
 
@@ -47,14 +48,20 @@ def held_out() -> Tensor:
 
 
 def main() -> None:
-    parser = loop.arguments(__doc__.splitlines()[0], steps=9_500, batch=16, lr=1e-3)
+    parser = loop.arguments(__doc__.splitlines()[0], steps=30_000, batch=16, lr=1e-3)
     parser.add_argument("--ucmerced", type=Path, required=True)
+    parser.add_argument("--photographs", type=Path, help="folder of natural photographs, JPEG")
+    parser.add_argument("--start", type=Path, help="weights to go on from")
+    parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--canvases", type=int, default=500, help="images made by code")
     parser.add_argument("--patch", type=int, default=64)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    data = corpus.cached(options.ucmerced, options.out / "corpus.safetensors", options.canvases, options.seed)
+    file = options.out / "corpus.safetensors"
+    data = corpus.cached(options.ucmerced, file, options.canvases, options.seed, options.photographs)
     body = UNetBody(3, 3, width=32, maps=1).to(memory_format=torch.channels_last)
+    if options.start:
+        load_weights(body, options.start)
     clean = held_out()
 
     def loss(module: nn.Module, generator: torch.Generator, _: float) -> Tensor:
@@ -63,7 +70,9 @@ def main() -> None:
         sigma = torch.exp(math.log(LOW) + u * math.log(HIGH / LOW)).to(options.device)
         noise = torch.randn(images.shape, generator=generator).to(options.device)
         noisy = images.to(options.device) + sigma.view(-1, 1, 1, 1) * noise
-        error = (noise_estimate(module, noisy, sigma) - noise).square().mean(dim=(1, 2, 3))
+        with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.precision == "bf16"):
+            estimate = noise_estimate(module, noisy, sigma).float()
+        error = (estimate - noise).square().mean(dim=(1, 2, 3))
         return (error * sigma).mean() * 50
 
     def validate(module: nn.Module) -> dict[str, float]:
