@@ -54,11 +54,19 @@ def unet(width: int = 32) -> diffusion.DiscreteTime:
     return rr.integrations.diffusers.denoiser_from(network.eval().requires_grad_(False), DDIMScheduler())
 
 
-def pairs(prior: diffusion.SigmaUNet, auxiliary: nn.Module) -> dict[str, Pair]:
+def bare(prior: diffusion.Denoiser) -> Callable[[Tensor], Tensor]:
+    """One call of the network of a denoiser that `networks` or `unet` made, and nothing else."""
+    if isinstance(prior, diffusion.SigmaUNet):
+        return lambda images: prior.body(images, images.new_zeros(len(images), 1, 1, 1))
+    return lambda images: prior.network.unet(images, 100).sample
+
+
+def pairs(prior: diffusion.Denoiser, auxiliary: nn.Module) -> dict[str, Pair]:
     """Every kind of purifier with a network in it."""
+    call = bare(prior)
 
     def plain(times: int) -> Callable[[Tensor], object]:
-        return lambda images: [prior.body(images, images.new_zeros(len(images), 1, 1, 1)) for _ in range(times)]
+        return lambda images: [call(images) for _ in range(times)]
 
     def chain(sampler: diffusion.Sampler, steps: int = STEPS, guidance: diffusion.Guidance | None = None) -> rr.Stage:
         return purifiers.Diffusion(prior, 0.1, steps, sampler, guidance=guidance)
@@ -85,7 +93,7 @@ def pairs(prior: diffusion.SigmaUNet, auxiliary: nn.Module) -> dict[str, Pair]:
     return found | _with_gradients(prior, auxiliary, chain)
 
 
-def _with_gradients(prior: diffusion.SigmaUNet, auxiliary: nn.Module, chain: Callable[..., rr.Stage]) -> dict[str, Pair]:
+def _with_gradients(prior: diffusion.Denoiser, auxiliary: nn.Module, chain: Callable[..., rr.Stage]) -> dict[str, Pair]:
     """Those that take a gradient through a network, and the choice among stages."""
 
     def backward(network: Callable[[Tensor], Tensor], images: Tensor) -> None:
@@ -93,8 +101,7 @@ def _with_gradients(prior: diffusion.SigmaUNet, auxiliary: nn.Module, chain: Cal
             leaf = images.detach().requires_grad_()
             torch.autograd.grad(network(leaf).sum(), leaf)
 
-    def body(images: Tensor) -> Tensor:
-        return prior.body(images, images.new_zeros(len(images), 1, 1, 1))
+    body = bare(prior)
 
     def agdm(images: Tensor) -> None:
         for _ in range(GUIDED):

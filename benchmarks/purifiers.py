@@ -46,10 +46,11 @@ def against(run: Callable[[], object], floor: Callable[[], object], options: arg
 
 
 @torch.no_grad()
-def overhead(options: argparse.Namespace) -> dict[str, Any]:
+def overhead(options: argparse.Namespace, prior: diffusion.Denoiser) -> dict[str, Any]:
     """Each purifier over its floor."""
     shown, rows = images(options), {}
-    for name, pair in floors.pairs(*floors.networks(options.device)).items():
+    _, auxiliary = floors.networks(options.device)
+    for name, pair in floors.pairs(prior.to(options.device), auxiliary).items():
         ratio = against(lambda pair=pair: pair.stage(shown), lambda pair=pair: pair.floor(shown), options)
         rows[name] = {"calls": pair.calls, "ratio to the floor": ratio}
         print(name, ratio, flush=True)
@@ -232,7 +233,8 @@ def frame_peak(file: Path | None, kind: str) -> float:
 
 
 SECTIONS = {
-    "overhead": overhead,
+    "overhead": lambda options: overhead(options, rr.assets.prior()),
+    "overhead UNet2DModel": lambda options: overhead(options, floors.unet()),
     "peers": peers,
     "optimised prior": lambda options: ways(rr.assets.prior(), options),
     "optimised UNet2DModel": lambda options: ways(floors.unet(), options),
