@@ -81,6 +81,57 @@ def test_denoiser_errors() -> None:
         strided(photos(), 0.1)
 
 
+@pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf"), -1])
+def test_levels_that_are_none_are_refused(wrong: float) -> None:
+    denoiser = diffusion.NoiseConditioned(_Recorder())
+    with pytest.raises(ValueError, match=f"sigma: expected finite levels >= 0, got {wrong}"):
+        denoiser(photos(), wrong)
+    with pytest.raises(ValueError, match="sigma: expected finite levels >= 0, got "):
+        denoiser(photos(), torch.tensor([0.1, wrong]))
+    assert denoiser(photos()[:0], torch.tensor([])).shape == (0, 3, 16, 20)
+
+
+def test_levels_elsewhere_are_not_looked_at() -> None:
+    meta = torch.empty(2, 3, 16, 20, device="meta")  # a device whose values nobody can wait for
+    assert diffusion.NoiseConditioned(_Recorder())(meta, torch.full((2,), 0.1, device="meta")).shape == meta.shape
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
+def test_wrong_scales_and_shifts(scale: float) -> None:
+    with pytest.raises(ValueError, match="scale: expected a finite number above 0, got"):
+        diffusion.NoiseConditioned(_Recorder(), scale=scale)
+    if not math.isfinite(scale):
+        with pytest.raises(ValueError, match="shift: expected a finite number, got"):
+            diffusion.NoiseConditioned(_Recorder(), shift=scale)
+
+
+@pytest.mark.parametrize("multiple", [0, -3])
+def test_wrong_multiples(multiple: int) -> None:
+    for make in (diffusion.NoiseConditioned, diffusion.DiscreteTime):
+        with pytest.raises(ValueError, match=f"multiple: expected a whole number >= 1, got {multiple}"):
+            make(Timed(), multiple=multiple)
+
+
+class _Says(nn.Module):
+    def __init__(self, found: object) -> None:
+        super().__init__()
+        self.found = found
+
+    def forward(self, noisy: Tensor, level: Tensor) -> object:
+        return self.found
+
+
+@pytest.mark.parametrize("make", [diffusion.NoiseConditioned, lambda n: diffusion.DiscreteTime(n, prediction="sample")])
+def test_answers_that_are_no_images_are_refused(make: object) -> None:
+    with pytest.raises(TypeError, match="expected a tensor.*, got tuple"):
+        make(_Says((photos(), photos())))(photos(), 0.1)
+    with pytest.raises(TypeError, match="_Says: expected a floating tensor of images, got torch.int64"):
+        make(_Says(photos().long()))(photos(), 0.1)
+    for few in (photos()[:, :1], photos()[:1]):  # what would broadcast
+        with pytest.raises(ValueError, match=r"_Says: expected an estimate of shape \[2, 3, 16, 20\], got"):
+            make(_Says(few))(photos(), 0.1)
+
+
 class _Pool(nn.Module):
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
         return nn.functional.avg_pool2d(noisy, 2)
@@ -181,6 +232,54 @@ def test_changing_the_dtype_of_a_model_leaves_its_schedule_alone(dtype: torch.dt
     levels = torch.tensor([0.0218, 0.169, 0.36, 5.0])
     torch.testing.assert_close(cast.timestep(levels), plain.timestep(levels))
     assert cast.sigma(99) == plain.sigma(99)
+
+
+@pytest.mark.parametrize("timestep", [-1, 1000, 9.5])
+def test_timesteps_off_the_table_have_no_level(timestep: float) -> None:
+    with pytest.raises(ValueError, match=f"timestep: expected a whole number from 0 to 999, got {timestep}"):
+        diffusion.DiscreteTime(Timed()).sigma(timestep)
+
+
+class _Exact(nn.Module):
+    """Predicts exactly, as `_Knowing`, in the dtype that it is shown; told the noise and the level."""
+
+    def __init__(self, clean: Tensor, noise: Tensor, prediction: str) -> None:
+        super().__init__()
+        self.z0, self.noise, self.prediction, self.sigma = 2 * clean - 1, noise, prediction, 0.0
+
+    def forward(self, z: Tensor, timestep: Tensor) -> Tensor:
+        cos = (1 + 4 * self.sigma**2) ** -0.5
+        sin = 2 * self.sigma * cos
+        v = cos * self.noise - sin * self.z0
+        return {"epsilon": self.noise, "v_prediction": v, "sample": self.z0}[self.prediction].to(z)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(("dtype", "timesteps"), [(torch.float16, (0, 1, 9, 49)), (torch.bfloat16, (3, 9, 49))])
+def test_low_levels_are_taken_out_in_half_precision(
+    dtype: torch.dtype, timesteps: tuple[int, ...], prediction: str, rounded: bool
+) -> None:
+    clean = 0.6 * torch.ones(1, 3, 16, 16, dtype=torch.float64)  # in (0.5, 1), where numbers are an eps / 2 apart
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    network = _Exact(clean, noise, prediction)
+    denoiser = diffusion.DiscreteTime(network, prediction=prediction, rounded=rounded)
+    for timestep in timesteps:
+        network.sigma = sigma = denoiser.sigma(timestep)
+        found = denoiser((clean + sigma * noise).to(dtype), sigma)
+        assert found.dtype == dtype
+        left = float((found.double() - clean).square().mean().sqrt())
+        assert left < torch.finfo(dtype).eps  # rounding of the image, of the prediction and of sigma
+        assert left < 0.45 * sigma
+
+
+def test_the_lowest_levels_are_taken_out_in_single_precision() -> None:
+    clean, noise = photos(1).double(), torch.randn(1, 3, 16, 20, generator=torch.Generator().manual_seed(1)).double()
+    for prediction in ("epsilon", "v_prediction"):
+        network = _Exact(clean, noise, prediction)
+        network.sigma = 1e-4  # 1 - a is 4e-8, less than half of what float32 tells from 1
+        found = diffusion.DiscreteTime(network, prediction=prediction)((clean + 1e-4 * noise).float(), 1e-4)
+        torch.testing.assert_close(found.double(), clean, atol=3e-7, rtol=0)
 
 
 class _Odd(nn.Module):

@@ -125,6 +125,29 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(TypeError, match="_Pair: expected a tensor of images, got tuple"):
             denoiser(photos(), 0.1)
 
+    for make in (edm.EDM, edm.denoiser_from, kdiffusion.ContinuousV, kdiffusion.preconditioned):
+        with pytest.raises(ValueError, match="multiple: expected a whole number >= 1, got 0"):
+            make(_Pair(), multiple=0)
+        with pytest.raises(ValueError, match=r"_One: expected an estimate of shape \[2, 3, 16, 20\], got \[2, 1, 16, 20\]"):
+            make(_One())(photos(), 0.1)
+
+
+class _One(nn.Module):
+    def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
+        return z[:, :1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_levels_are_taken_out_in_half_precision(dtype: torch.dtype) -> None:
+    clean = 0.6 * torch.ones(1, 3, 16, 16, dtype=torch.float64)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for make in MAKES.values():
+        for sigma in (0.01, 0.03):
+            exact = _posterior(clean + sigma * noise, sigma)
+            found = make()((clean + sigma * noise).to(dtype), sigma)
+            assert found.dtype == dtype
+            assert (found.double() - exact).square().mean().sqrt() < torch.finfo(dtype).eps
+
 
 class _Pair(nn.Module):
     def forward(self, z: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

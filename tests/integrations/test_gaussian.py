@@ -58,6 +58,27 @@ def test_a_map_of_the_level_reaches_the_network() -> None:
         SigmaMap(_Map(), "film")
 
 
+class _Few(nn.Module):
+    def forward(self, noisy: Tensor, sigma: Tensor | None = None) -> Tensor:
+        return noisy[:, :1]
+
+
+def test_answers_that_are_no_images_are_refused() -> None:
+    for make in (Blind, SigmaMap, lambda network: SigmaMap(network, "channel")):
+        with pytest.raises(ValueError, match=r"_Few: expected an estimate of shape \[2, 3, 16, 20\], got \[2, 1, 16, 20\]"):
+            make(_Few())(photos(), 0.1)
+        with pytest.raises(TypeError, match="_Listed: expected a tensor of images, got list"):
+            make(_Listed())(photos(), 0.1)
+    for make in (Blind, SigmaMap):
+        with pytest.raises(ValueError, match="multiple: expected a whole number >= 1, got 0"):
+            make(_Few(), multiple=0)
+
+
+class _Listed(nn.Module):
+    def forward(self, noisy: Tensor, sigma: Tensor | None = None) -> list[Tensor]:
+        return [noisy]
+
+
 class _DeepinvLike(nn.Module):
     """The convention of deepinv: called as (y, sigma) on [0, 1] images; sigma a number or one for each image."""
 

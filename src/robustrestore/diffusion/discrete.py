@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..images import per_image
-from .denoiser import Denoiser
+from .denoiser import Denoiser, answer, checked_multiple
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
@@ -43,7 +43,8 @@ class DiscreteTime(Denoiser, name="discrete_time"):
             raise ValueError(f"timestep_scale: expected a finite number above 0, got {timestep_scale}")
         if prediction not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"prediction: expected epsilon, v_prediction or sample, got {prediction!r}")
-        self.network, self.prediction, self.multiple, self.rounded = network, prediction, multiple, rounded
+        self.network, self.prediction, self.rounded = network, prediction, rounded
+        self.multiple = checked_multiple(multiple)
         self.timestep_scale = float(timestep_scale)
         self.alphas = linear_alphas() if alphas is None else [float(a) for a in alphas]
         a = torch.tensor(self.alphas, dtype=torch.float64)
@@ -55,7 +56,9 @@ class DiscreteTime(Denoiser, name="discrete_time"):
 
     def sigma(self, timestep: int) -> float:
         """The level of a timestep (0-based) in [0, 1] units."""
-        a = self.alphas[timestep]
+        if timestep not in range(len(self.alphas)):
+            raise ValueError(f"timestep: expected a whole number from 0 to {len(self.alphas) - 1}, got {timestep}")
+        a = self.alphas[int(timestep)]
         return math.sqrt((1 - a) / a) / 2
 
     def timestep(self, sigma: Tensor) -> Tensor:
@@ -70,17 +73,18 @@ class DiscreteTime(Denoiser, name="discrete_time"):
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Scale to the network's variance, predict, and solve for the image."""
         time = self.timestep(sigma)
-        level = self._bits.view(torch.float32)[time].exp().to(sigma) if self.rounded else sigma
-        a = per_image(1 / (1 + 4 * level.square()), noisy)
-        z = a.sqrt() * (2 * noisy - 1)
+        wide = torch.promote_types(noisy.dtype, torch.float32)  # in half precision 1 - a is 0 at low levels
+        level = per_image(self._bits.view(torch.float32)[time].exp() if self.rounded else sigma, noisy).to(wide)
+        root = torch.rsqrt(1 + 4 * level.square())  # of a; that of 1 - a is 2 level root
+        z = (root * (2 * noisy - 1)).to(noisy.dtype)
         told = time if self.timestep_scale == 1 else time * self.timestep_scale
-        predicted = _tensor(self.network(z, told))[:, : noisy.shape[1]]
+        predicted = answer(_tensor(self.network(z, told))[:, : noisy.shape[1]], self.network, noisy).to(wide)
         solve: dict[str, Callable[[], Tensor]] = {
-            "epsilon": lambda: (z - (1 - a).sqrt() * predicted) / a.sqrt(),
-            "v_prediction": lambda: a.sqrt() * z - (1 - a).sqrt() * predicted,
-            "sample": lambda: predicted,
+            "epsilon": lambda: noisy - level * predicted,
+            "v_prediction": lambda: (root.square() * (2 * noisy - 1) - 2 * level * root * predicted + 1) / 2,
+            "sample": lambda: (predicted + 1) / 2,
         }
-        return (solve[self.prediction]() + 1) / 2
+        return solve[self.prediction]().to(noisy.dtype)
 
 
 def _tensor(output: Any) -> Tensor:

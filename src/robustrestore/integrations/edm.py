@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion import Denoiser, NoiseConditioned
+from ..diffusion.denoiser import answer, checked_multiple
 from ..images import per_image
 
 LEAST = 0.002  # the lowest level that Karras et al. sample at; networks take its logarithm, so 0 would be no number
@@ -30,7 +31,8 @@ class EDM(Denoiser, name="edm"):
             raise ValueError(f"sigma_data: expected a finite number above 0, got {sigma_data}")
         if label not in ("log", "sigma"):
             raise ValueError(f"label: expected log or sigma, got {label!r}")
-        self.network, self.sigma_data, self.label, self.multiple = network, float(sigma_data), label, multiple
+        self.network, self.sigma_data, self.label = network, float(sigma_data), label
+        self.multiple = checked_multiple(multiple)
 
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Scale, ask, and mix with the input."""
@@ -39,7 +41,7 @@ class EDM(Denoiser, name="edm"):
         label = told if self.label == "sigma" else told.log() / 4
         s, d = per_image(level, noisy), self.sigma_data
         norm = torch.rsqrt(s.square() + d**2)
-        raw = answer(self.network(z * norm, label), self.network)
+        raw = answer(self.network(z * norm, label), self.network, noisy)
         return ((d * norm).square() * z + s * d * norm * raw + 1) / 2
 
 
@@ -62,11 +64,4 @@ class Finished(nn.Module):
 
     def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
         """The clean images in the network's units."""
-        return answer(self.network(z, sigma.clamp(min=LEAST)), self.network)
-
-
-def answer(found: Any, network: Any) -> Tensor:
-    """What a foreign network returned, once it is known to be a tensor."""
-    if not isinstance(found, Tensor):
-        raise TypeError(f"{type(network).__name__}: expected a tensor of images, got {type(found).__name__}")
-    return found
+        return answer(self.network(z, sigma.clamp(min=LEAST)), self.network, z)

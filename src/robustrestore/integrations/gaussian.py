@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..diffusion import Denoiser
+from ..diffusion.denoiser import answer, checked_multiple
 from ..images import per_image
 from ..weights import read_tensors
 
@@ -25,11 +26,11 @@ class Blind(Denoiser, name="blind"):
 
     def __init__(self, network: nn.Module, multiple: int = 1) -> None:
         super().__init__()
-        self.network, self.multiple = network, multiple
+        self.network, self.multiple = network, checked_multiple(multiple)
 
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Less the noise found."""
-        noise: Tensor = self.network(noisy)
+        noise = answer(self.network(noisy), self.network, noisy)
         return noisy - per_image((sigma > 0).to(noisy), noisy) * noise
 
 
@@ -44,16 +45,16 @@ class SigmaMap(Denoiser, name="sigma_map"):
         super().__init__()
         if place not in ("argument", "channel"):
             raise ValueError(f"place: expected argument or channel, got {place!r}")
-        self.network, self.place, self.multiple = network, place, multiple
+        self.network, self.place, self.multiple = network, place, checked_multiple(multiple)
 
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """The network's image."""
         level = per_image(sigma, noisy)
         if self.place == "argument":
-            out: Tensor = self.network(noisy, level)
+            out = self.network(noisy, level)
         else:
             out = self.network(torch.cat([noisy, level.expand(-1, 1, *noisy.shape[2:])], dim=1))
-        return out
+        return answer(out, self.network, noisy)
 
 
 class FFDNet(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion import Denoiser, NoiseConditioned
+from ..diffusion.denoiser import answer, checked_multiple
 from ..images import per_image
 from . import edm
 
@@ -31,12 +32,12 @@ class ContinuousV(Denoiser, name="continuous_v"):
 
     def __init__(self, network: nn.Module, multiple: int = 1) -> None:
         super().__init__()
-        self.network, self.multiple = network, multiple
+        self.network, self.multiple = network, checked_multiple(multiple)
 
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Scale to unit variance, predict, and solve for the image."""
         angle = torch.atan(2 * sigma)
         cos, sin = per_image(angle.cos(), noisy), per_image(angle.sin(), noisy)
         z = cos * (2 * noisy - 1)
-        v = edm.answer(self.network(z, angle * (2 / math.pi)), self.network)
+        v = answer(self.network(z, angle * (2 / math.pi)), self.network, noisy)
         return (cos * z - sin * v + 1) / 2
