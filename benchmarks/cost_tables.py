@@ -14,10 +14,14 @@ def _ratio(row: dict[str, float], digits: int = 2) -> str:
 
 
 def overhead() -> str:
-    """Purifiers down: their calls, and the time over those."""
-    found = _of("overhead")
-    body = [[name, row["calls"], _ratio(row["ratio to the floor"])] for name, row in found["rows"].items()]
-    return lines([f"{_size(found['images'])}, the bundled prior", "what it has to pay for", "time over that"], body)
+    """Purifiers down: their calls, and the time over those, for a large network and for a small one."""
+    large, small = _of("overhead UNet2DModel"), _of("overhead")
+    body = [
+        [name, row["calls"], *(_ratio(found["rows"][name]["ratio to the floor"]) for found in (large, small))]
+        for name, row in large["rows"].items()
+    ]
+    head = [f"{_size(large['images'])}: time over what has to be paid for", "which is", "UNet2DModel", "bundled prior"]
+    return lines(head, body)
 
 
 def peers() -> str:

@@ -1,9 +1,9 @@
 """The images that the bundled prior and derain network learn from.
 
-Natural photographs of a folder, if one is given (the prior's: the test part of BSDS500, made public for research); the others
-are free for any use: public-domain aerial imagery (UC Merced, from USGS), public-domain and CC0 pictures that scikit-image's package carries,
-and images made by code: dead leaves (the occlusion model of Lee, Mumford and Huang, 2001) with gradients, gratings,
-1/f noise, lines and text. The photographs that the demo shows (astronaut, chelsea, coffee, rocket) are left out.
+Natural photographs of a folder, if one is given (such as the test part of BSDS500, made public for research). The others are
+free for any use: public-domain aerial imagery (UC Merced, from USGS), public-domain and CC0 pictures that scikit-image's
+package carries, and images made by code: dead leaves (the occlusion model of Lee, Mumford and Huang, 2001) with gradients,
+gratings, 1/f noise, lines and text. The photographs that the demo shows (astronaut, chelsea, coffee, rocket) are left out.
 """
 
 from functools import lru_cache

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional as F
 
 TOLERANCE = 1e-4
@@ -56,7 +57,9 @@ def trusted() -> Iterator[None]:
 
 
 class _Straight(torch.autograd.Function):
-    """The first argument's value with the gradient handed to the second."""
+    """The first argument's value with the gradient handed to the second, in forward mode too."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(value: Tensor, source: Tensor) -> Tensor:
@@ -70,12 +73,16 @@ class _Straight(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         return None, grads[0]
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return tangents[1].clone()
+
 
 def straight_through(value: Tensor, source: Tensor) -> Tensor:
     """`value` going forward, the identity on `source` going backward (Bengio, Léonard and Courville, 2013)."""
     if value.shape != source.shape:
         raise ValueError(f"expected equal shapes, got {list(value.shape)} and {list(source.shape)}")
-    if not (torch.is_grad_enabled() and source.requires_grad):
+    if not (torch.is_grad_enabled() and source.requires_grad) and unpack_dual(source).tangent is None:  # type: ignore[no-untyped-call]
         return value.detach()
     out: Tensor = _Straight.apply(value.detach(), source)
     return out

@@ -224,7 +224,7 @@ def test_tiles_of_the_bundled_prior_are_the_whole_image_where_no_edge_is_in_sigh
     assert 1e-6 < apart[192:256].max() < 0.03  # where the two are blended
 
 
-@pytest.mark.parametrize(("guidance", "calls"), [(None, 2), (PixelGuidance(20.0), 3), (OnEstimate(PixelGuidance(20.0)), 5)])
+@pytest.mark.parametrize(("guidance", "calls"), [(None, 2), (PixelGuidance(20.0), 3), (OnEstimate(PixelGuidance(20.0)), 6)])
 def test_tiles_are_recomputed_each_for_itself(guidance: diffusion.Guidance | None, calls: int) -> None:
     images, denoiser = photos(1, 40, 52).double(), Convolved().double()
     weight = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
