@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,24 +87,16 @@ class LevelChoice:
     def _distance(self) -> str:
         return str(self.about.get("distance", "Fréchet distance"))
 
-    @property
-    def _noise(self) -> bool:
-        """Whether levels are levels of noise: those of a stage without a denoiser are its own affair."""
-        return "counted" not in self.about
-
     def json(self) -> str:
         """All of it, the same text for the same result."""
         return json.dumps({"chosen": self.chosen, "calls": self.calls, **asdict(self)}, indent=2, allow_nan=False) + "\n"
 
     def markdown(self) -> str:
         """The curve as a table, the chosen level in bold, and the warnings."""
-        units = ["sigma", "grey levels"] if self._noise else ["level"]
-        head = [*units, self._distance, self.about.get("counted", "denoiser calls")]
-        lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---:'] * len(head))} |"]
+        lines = [f"| sigma | grey levels | {self._distance} | denoiser calls |", "| ---: | ---: | ---: | ---: |"]
         for p in self.points:
             name = f"**{p.level:.4f}**" if p.level == self.chosen else f"{p.level:.4f}"
-            grey = f" {255 * p.level:.1f} |" if self._noise else ""
-            lines.append(f"| {name} |{grey} {p.distance:.6g} | {p.calls} |")
+            lines.append(f"| {name} | {255 * p.level:.1f} | {p.distance:.6g} | {p.calls} |")
         return "\n".join([*lines, "", *(f"- {warning}" for warning in self.warnings), ""])
 
     __str__ = markdown
@@ -125,7 +116,7 @@ class LevelChoice:
             f'<polyline points="{line}" fill="none" stroke="#0969da"/><g fill="#0969da">{dots}</g>'
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="#cf222e"/>'
             f'<text x="40" y="14">{self._distance}, at most {top:.4g}</text>'
-            f'<text x="40" y="{height - 8}">{"sigma" if self._noise else "level"} from 0 to {far:.4g}, chosen {self.chosen:.4g}</text></svg>'
+            f'<text x="40" y="{height - 8}">sigma from 0 to {far:.4g}, chosen {self.chosen:.4g}</text></svg>'
         )
 
     _repr_svg_ = plot
@@ -153,15 +144,11 @@ def select_noise_level(
     `purifier`: a part with a setting `sigma`, or a function from level to stage (to change steps too, say). Of a part with a
     `seed` every image gets noise of its own here, as in the paper: one noise for all is one draw, and shifts the features'
     mean; a function's stage is taken as it is. Noise follows `seed` and is the same at each level. Level 0 is the images as
-    they are, without a call. `levels`: by default `sigma_grid()`, which a part without a denoiser (a blur) is not measured on.
-    `progress` is called after each level. Nothing is kept on disk: a run that was cut off starts again. Images are gone through
-    once a level, none is kept.
+    they are, without a call. `levels`: by default `sigma_grid()`. `progress` is called after each level. Nothing is kept on
+    disk: a run that was cut off starts again. Images are gone through once a level, none is kept.
     """
     stage_at = _stages(purifier)
-    grid = _grid(_default(purifier) if levels is None else levels)
-    if isinstance(purifier, Stage):  # a level that it does not take is heard of before, not after, an hour
-        for level in grid:
-            stage_at(level)
+    grid = _grid(sigma_grid() if levels is None else levels)
     for name, batches in (("attacked", attacked), ("clean", clean)):
         if isinstance(batches, Iterator):
             raise TypeError(
@@ -171,14 +158,12 @@ def select_noise_level(
         wanted: Any = clean if isinstance(clean, Gaussian | Answered) else features.statistics(clean)
     known: dict[float, Point] = {}
     seen: list[Any] = []
-    denoised: list[bool] = []
 
     def measure(level: float) -> float:
         if level not in known:
             with seeded(seed), _counted(stage_at(level)) as (stage, shown):
                 seen[:] = [features.statistics(attacked, stage)]
-            known[level] = Point(level, _finite(seen[0].distance(wanted), level), sum(shown))
-            denoised.extend([] if stage is None else [_denoises(stage)])
+            known[level] = Point(level, seen[0].distance(wanted), sum(shown))
             if progress is not None:
                 progress(known[level])
         return known[level].distance
@@ -192,8 +177,6 @@ def select_noise_level(
     about = {"features": features.key, "width": width, "attacked": seen[0].count, "clean": wanted.count}
     about |= {"purifier": repr(purifier), "levels": grid, "search": getattr(search, "__name__", repr(search)), "seed": seed}
     about["distance"] = "Fréchet distance" if width else "answers changed"
-    if denoised and not any(denoised):
-        about["counted"] = "images through the stage"
     return LevelChoice(points, (*_few(about), *(_far(points) if width else ()), *_odd(points, grid)), about)
 
 
@@ -206,52 +189,11 @@ def _stages(purifier: Stage | Callable[[float], Stage]) -> Callable[[float], Sta
                 f"purifier: expected a part with the setting sigma, got {part!r}: hand over a function of the level"
             )
         fresh = {"seed": None} if "seed" in known else {}
-        return lambda level: _at(part, level, fresh) if level > 0 else None
+        return lambda level: part.replace(sigma=level, **fresh) if level > 0 else None
     if isinstance(purifier, nn.Module) or not callable(purifier):
         raise TypeError(f"purifier: expected a Stage or a function from level to Stage, got {type(purifier).__name__}")
     make = purifier
-    return lambda level: _made(make(level), level) if level > 0 else None
-
-
-def _at(part: Stage, level: float, fresh: dict[str, Any]) -> Stage:
-    try:
-        return part.replace(sigma=level, **fresh)
-    except ValueError as error:
-        raise ValueError(
-            f"levels: expected levels that {type(part).__name__} takes as sigma, got {level:.4g} ({error}): hand over other "
-            "levels, or a function of the level that changes the other setting too: lambda s: part.replace(sigma=s, ...)"
-        ) from error
-
-
-def _made(stage: object, level: float) -> Stage:
-    if not isinstance(stage, Stage):
-        raise TypeError(
-            f"purifier: expected a Stage of the function, got {type(stage).__name__} at level {level:.4g}: does it return one?"
-        )
-    return stage
-
-
-def _denoises(stage: Stage) -> bool:
-    return any(isinstance(part, Denoiser) for part in stage.modules())
-
-
-def _default(purifier: object) -> list[float]:
-    """The paper's levels; ValueError for a part whose sigma is no level of noise."""
-    if isinstance(purifier, Stage) and not _denoises(purifier):
-        raise ValueError(
-            f"levels: expected levels for {purifier!r}, got None: without a denoiser its sigma is no level of noise, so that "
-            "sigma_grid() means nothing for it"
-        )
-    return sigma_grid()
-
-
-def _finite(distance: float, level: float) -> float:
-    if not isfinite(distance):
-        raise ValueError(
-            f"distance: expected a finite one, got {distance} at level {level:.4g}: look at the statistics of `clean`, which "
-            "may hold NaN, and at what the stage makes"
-        )
-    return distance
+    return lambda level: make(level) if level > 0 else None
 
 
 def _grid(levels: Sequence[float]) -> list[float]:

@@ -41,9 +41,7 @@ class Features:
     (`F.relu`, `F.max_pool2d`) act; an in-place operation after the module does not reach it. `module`: a dotted path of
     `model.named_modules()`, run once a forward. UAD-RS takes the last pooling of classifiers and the deepest encoder block
     of segmenters; it is not guessed here: `layers` lists what there is. Outputs [N, D] stay, [N, T, D] are averaged over
-    tokens, [N, D, H, W] over pixels: where a network has its channels last, [N, H, W, D] as torchvision's Swin, take the module
-    after it has put them second ("permute"). `dims`: project onto that many fixed random directions (our choice, not the
-    paper's), for few images.
+    tokens. `dims`: project onto that many fixed random directions (our choice, not the paper's), for few images.
     """
 
     def __init__(self, model: nn.Module, module: str, dims: int | None = None) -> None:
@@ -120,12 +118,11 @@ class Features:
 
 
 def images_of(batches: Batches) -> Iterator[Tensor]:
-    """The images of each batch, checked; batches of none are left out. Of a pair, only the first entry is looked at."""
+    """The images of each batch, checked. Of a pair, only the first entry is looked at."""
     for batch in torch.split(batches, 32) if isinstance(batches, Tensor) else batches:
         images = batch[0] if isinstance(batch, list | tuple) else batch
         check_images(images, "batches")
-        if len(images):
-            yield images
+        yield images
 
 
 def _pooled(output: Any) -> Tensor:
