@@ -57,7 +57,7 @@ def trusted() -> Iterator[None]:
 
 
 class _Straight(torch.autograd.Function):
-    """The first argument's value with the gradient handed to the second, in forward mode too."""
+    """The first argument's value with the gradient handed to the second."""
 
     generate_vmap_rule = True
 
@@ -73,18 +73,25 @@ class _Straight(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         return None, grads[0]
 
+
+class _StraightForward(_Straight):
+    """The same in forward mode, which torch.compile does not know."""
+
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         return tangents[1].clone()
 
 
 def straight_through(value: Tensor, source: Tensor) -> Tensor:
-    """`value` going forward, the identity on `source` going backward (Bengio, Léonard and Courville, 2013)."""
+    """`value` going forward, the identity on `source` in derivatives (Bengio, Léonard and Courville, 2013)."""
     if value.shape != source.shape:
         raise ValueError(f"expected equal shapes, got {list(value.shape)} and {list(source.shape)}")
-    if not (torch.is_grad_enabled() and source.requires_grad) and unpack_dual(source).tangent is None:  # type: ignore[no-untyped-call]
+    compiling = torch.compiler.is_compiling()
+    dual = not compiling and unpack_dual(source).tangent is not None  # type: ignore[no-untyped-call]
+    if not dual and not (torch.is_grad_enabled() and source.requires_grad):
         return value.detach()
-    out: Tensor = _Straight.apply(value.detach(), source)
+    kind = _Straight if compiling else _StraightForward
+    out: Tensor = kind.apply(value.detach(), source)
     return out
 
 

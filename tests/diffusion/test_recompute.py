@@ -90,3 +90,8 @@ def test_forward_mode_is_no_constant() -> None:
     blur = rr.purifiers.Blur(0.5)
     forward, backward = torch.func.jacfwd(blur)(small), torch.func.jacrev(blur)(small)
     torch.testing.assert_close(forward, backward)
+    bent = torch.func.hessian(lambda x: blur(x).pow(3).sum())(small)
+    leaf = small.clone().requires_grad_()
+    (first,) = torch.autograd.grad(blur(leaf).pow(3).sum(), leaf, create_graph=True)
+    (row,) = torch.autograd.grad(first[0, 0, 1, 2], leaf)
+    torch.testing.assert_close(bent[0, 0, 1, 2], row)

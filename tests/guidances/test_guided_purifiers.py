@@ -249,3 +249,10 @@ def test_the_bpda_view_and_an_attack_on_the_guided_pipeline() -> None:
 def test_a_wrong_kind_of_guidance() -> None:
     with pytest.raises(TypeError, match=r"guidance: expected a Guidance such as guidances.PixelGuidance\(\), got type"):
         Diffusion(GaussianPrior(), guidance=guidances.PixelGuidance)
+
+
+def test_similarity_takes_images_of_any_memory_order() -> None:
+    given = small(size=16)
+    turned = given.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    purifier = Diffusion(denoiser(), 0.2, 3, guidance=guidances.SSIMGuidance())
+    torch.testing.assert_close(gradient(purifier, turned), gradient(purifier, given))

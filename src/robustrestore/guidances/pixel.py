@@ -68,7 +68,7 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
         raise ValueError(f"SSIM: expected images of at least {WINDOW} x {WINDOW} pixels, got {height} x {width}")
     place = torch.arange(WINDOW, device=first.device, dtype=first.dtype) - WINDOW // 2
     row = (-(place.square()) / (2 * SPREAD**2)).exp()
-    maps = torch.stack([first, second, first * first, second * second, first * second]).view(1, -1, height, width)
+    maps = torch.stack([first, second, first * first, second * second, first * second]).reshape(1, -1, height, width)
     rows = (row / row.sum()).expand(maps.shape[1], 1, 1, -1)  # each map a channel: many times faster than each an image
     smooth = F.conv2d(F.conv2d(maps, rows, groups=len(rows)), rows.mT, groups=len(rows))
     a, b, aa, bb, ab = smooth.view(5, count, channels, height - WINDOW + 1, width - WINDOW + 1).unbind(0)
