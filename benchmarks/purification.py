@@ -2,7 +2,7 @@
 
 python benchmarks/purification.py --set camvid --data CAMVID [--auxiliary WEIGHTS] [--scale full] [--device cuda]
 python benchmarks/purification.py --set mnist --data FOLDER        # the folder that holds mnist and weights
-python benchmarks/purification.py --set photographs
+python benchmarks/purification.py --set photographs [--data FOLDER of photographs]
 
 Writes results/purification_SET.json. Can be killed and started again: what is done is kept in --progress. `--scale full` is for
 a GPU: all images, PGD-50, 10 draws. A further set NAME is a module purifier_NAME.py with `case(data, full, auxiliary)`.

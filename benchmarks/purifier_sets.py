@@ -1,7 +1,7 @@
 """The sets that purifiers are measured on: CamVid, MNIST, rainy photographs; and a fourth where its loader is there."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from purifier_rows import Case
 from robustrestore.purifiers import Diffusion
 
 DIGITS = 200  # timesteps of noise on MNIST
+MIDDLE = (128, 192)  # of photographs of a folder
 
 
 def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
@@ -22,7 +23,7 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
     frames = len(dataset) if full else 8
     picks = [k * len(dataset) // frames for k in range(frames)]
     default = Diffusion.default()
-    robust = None if auxiliary is None else _same(rr.assets.street_segmenter(), auxiliary)
+    robust = None if auxiliary is None else same(rr.assets.street_segmenter(), auxiliary)
     return Case(
         model=rr.assets.street_segmenter(),
         batches=[tuple(t[None] for t in dataset[k]) for k in picks],
@@ -30,7 +31,6 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
         denoiser=default.denoiser,
         sigma=default.sigma,
         **_effort(full, attack_steps=10, samples=2),
-        thorough=Case.thorough if full else ("one-step", "DDPM"),
         auxiliary=robust,
         alone={} if robust is None else {"adversarial training, no purifier": robust},
         agdm=0.01,
@@ -43,7 +43,7 @@ def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
     """A published LeNet5 and DDPM; `data`: the folder that holds mnist and weights."""
     weights, count = data / "weights", 512 if full else 64
     images, labels = published.images(data / "mnist" / "test_first5000.npz", count)
-    robust = published.lenet5(weights / "mnist_lenet5_adv.pt") if auxiliary is None else _same(published.LeNet5(), auxiliary)
+    robust = published.lenet5(weights / "mnist_lenet5_adv.pt") if auxiliary is None else same(published.LeNet5(), auxiliary)
     model = published.lenet5(weights / "mnist_lenet5_clean.pt")
     return Case(
         model=model,
@@ -64,19 +64,27 @@ def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
 
 
 def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
-    """The bundled derain network and prior on the bundled photographs under rain; needs no data."""
+    """The bundled derain network and prior on photographs under rain; `data`: a folder of them, without it the bundled four."""
     rain, default = rr.degradations.Rain(), Diffusion.default()
+    found = rr.assets.photographs().values() if data is None else _middles(data)
     return Case(
         model=rr.restorers.UNet.derain(),
-        batches=[(rain(image, [k]), image) for k, image in enumerate(rr.assets.photographs().values())],
+        batches=[(rain(image, [k]), image) for k, image in enumerate(found)],
         task=rr.tasks.Restoration(),
         denoiser=default.denoiser,
         sigma=default.sigma,
         **_effort(full, attack_steps=10, samples=2),
-        thorough=Case.thorough if full else ("one-step", "DDPM"),
         checkpointed=full,
-        about={"degradation": repr(rain)},
+        about={"degradation": repr(rain), "photographs": "bundled" if data is None else f"{data.name}, {MIDDLE} in the middle"},
     )
+
+
+def _middles(folder: Path) -> Iterator[torch.Tensor]:
+    """The middle [1, 3, height, width] of every photograph."""
+    for path in rr.data.find_images(folder):
+        image, (height, width) = rr.data.load_image(path), MIDDLE
+        top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+        yield image[None, :, top : top + height, left : left + width]
 
 
 def _effort(full: bool, attack_steps: int, samples: int) -> dict[str, int]:
@@ -86,7 +94,7 @@ def _effort(full: bool, attack_steps: int, samples: int) -> dict[str, int]:
     return {"steps": 3, "fewer": 1, "runs": 3, "attack_steps": attack_steps, "samples": samples}
 
 
-def _same(network: nn.Module, weights: Path) -> nn.Module:
+def same(network: nn.Module, weights: Path) -> nn.Module:
     """The network with other weights, a safetensors file."""
     from safetensors.torch import load_file
 

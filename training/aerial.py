@@ -86,6 +86,7 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, device: str) -> flo
 
 def main() -> None:
     parser = loop.arguments(__doc__.splitlines()[0], steps=1600, batch=16, lr=2e-3)
+    loop.add_precision(parser)
     parser.add_argument("--ucmerced", type=Path, required=True)
     parser.add_argument("--network", choices=sorted(NETWORKS), default="slim_resnet18")
     options = parser.parse_args()
@@ -100,7 +101,7 @@ def main() -> None:
         wanted = F.one_hot(labels[index], classes) * (1 - SMOOTHING) + SMOOTHING / classes
         x, wanted = cut_mix(windows(images[index], generator), wanted, generator)
         x = normalise(x.to(options.device)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(options.device.split(":")[0], torch.bfloat16):
+        with loop.autocast(options):
             logits = module(x)
         return F.cross_entropy(logits.float(), wanted.to(options.device))
 

@@ -49,10 +49,10 @@ def held_out() -> Tensor:
 
 def main() -> None:
     parser = loop.arguments(__doc__.splitlines()[0], steps=30_000, batch=16, lr=1e-3)
+    loop.add_precision(parser)
     parser.add_argument("--ucmerced", type=Path, required=True)
     parser.add_argument("--photographs", type=Path, help="folder of natural photographs, JPEG")
     parser.add_argument("--start", type=Path, help="weights to go on from")
-    parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--canvases", type=int, default=500, help="images made by code")
     parser.add_argument("--patch", type=int, default=64)
     options = parser.parse_args()
@@ -70,7 +70,7 @@ def main() -> None:
         sigma = torch.exp(math.log(LOW) + u * math.log(HIGH / LOW)).to(options.device)
         noise = torch.randn(images.shape, generator=generator).to(options.device)
         noisy = images.to(options.device) + sigma.view(-1, 1, 1, 1) * noise
-        with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.precision == "bf16"):
+        with loop.autocast(options):
             estimate = noise_estimate(module, noisy, sigma).float()
         error = (estimate - noise).square().mean(dim=(1, 2, 3))
         return (error * sigma).mean() * 50

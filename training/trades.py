@@ -1,9 +1,11 @@
 """Train an auxiliary network for AGDM with TRADES: the bundled street segmenter tuned, or a LeNet-5 on digits.
 
     python training/trades.py street --data CAMVID --out runs/trades-street
-    python training/trades.py digits --data FOLDER --out runs/trades-digits
+    PYTHONPATH=benchmarks python training/trades.py digits --data FOLDER --out runs/trades-digits
+    PYTHONPATH=benchmarks python training/trades.py aerial --data UCMERCED --start WEIGHTS --out runs/trades-aerial
 
-Writes weights.safetensors, those with the best validation under attack. FOLDER holds train and test digits as npz files.
+Writes weights.safetensors, those with the best validation under attack. FOLDER holds train and test digits as npz files. The
+third tunes the RegNetX-200MF whose WEIGHTS training/aerial.py wrote; every sixth training image is set aside for validation.
 """
 
 import argparse
@@ -11,10 +13,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
-from torch.utils.data import TensorDataset
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
 
 import robustrestore as rr
+from aerial import SIZE, STORED, split
+from aerial import windows as cut_windows
 from windows import Windows
 
 
@@ -36,16 +40,49 @@ def digits(options: argparse.Namespace) -> tuple[nn.Module, rr.Recipe, object, r
     return network, recipe, data, rr.Validation(network, held, task, rr.attacks.PGD(threat, steps=10), batch=200)
 
 
+class Scenes(Dataset[dict[str, Tensor]]):
+    """Random windows of training images of UC Merced, as training/aerial.py cuts them; or those set aside, the middle alone."""
+
+    def __init__(self, root: Path, held: bool = False) -> None:
+        images, self.labels = split(root, "train", STORED)
+        chosen = (torch.arange(len(images)) % 6 == 0) == held
+        self.images, self.labels, self.held = images[chosen], self.labels[chosen], held
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
+        image, edge = self.images[place : place + 1], (STORED - SIZE) // 2
+        if self.held:
+            cut = image[:, :, edge : edge + SIZE, edge : edge + SIZE].float() / 255
+        else:
+            cut = cut_windows(image, torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
+        return {"images": cut[0], "target": self.labels[place]}
+
+
+def aerial(options: argparse.Namespace) -> tuple[nn.Module, rr.Recipe, object, rr.Validation]:
+    from ucmerced import network as trained
+
+    if options.start is None:
+        raise SystemExit("aerial: expected --start WEIGHTS, those that training/aerial.py wrote")
+    task, threat = rr.tasks.Classification(), rr.Linf(options.eps / 255)
+    network = trained("regnetx_002", options.start).requires_grad_(True)
+    recipe = rr.recipes.Trades(network, task, rr.attacks.TPGD(threat, options.attack_steps, seed=None), options.beta)
+    held = Scenes(options.data, held=True)
+    return network, recipe, Scenes(options.data), rr.Validation(network, held, task, rr.attacks.PGD(threat, steps=5), batch=35)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("street", "digits"))
+    parser.add_argument("what", choices=("street", "digits", "aerial"))
+    parser.add_argument("--start", type=Path, help="weights to go on from, for aerial")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--beta", type=float, default=3.0)
-    parser.add_argument("--eps", type=float, default=4, help="of 255, for street")
+    parser.add_argument("--eps", type=float, default=4, help="of 255, for street and aerial")
     parser.add_argument("--attack-steps", type=int, default=3)
     parser.add_argument(
         "--precision", default="bf16", choices=rr.training.plan.PRECISIONS, help="bf16 halves the time on recent processors"
@@ -53,7 +90,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)  # initial weights
-    network, recipe, data, validation = {"street": street, "digits": digits}[options.what](options)
+    network, recipe, data, validation = {"street": street, "digits": digits, "aerial": aerial}[options.what](options)
     plan = rr.Plan(
         options.steps, options.batch, rr.AdamW(lr=options.lr), average=0.99, precision=options.precision, seed=options.seed
     )
