@@ -160,10 +160,13 @@ def without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
     "missing": (lambda s: without(s, "last.bias"), r"expected weights for Net; missing: last\.bias$"),
     "unknown": (lambda s: {**s, "extra": torch.zeros(1)}, "expected weights for Net; unknown: extra$"),
-    "shape": (lambda s: {**s, "last.bias": torch.zeros(2)}, r"Net; of another shape: last\.bias$"),
+    "shape": (
+        lambda s: {**s, "last.bias": torch.zeros(2)},
+        r"Net; of another shape: last\.bias \(expected \[1\], got \[2\]\)$",
+    ),
     "all": (
         lambda s: {**without(s, "last.weight"), "x": torch.zeros(1), "last.bias": torch.zeros(2)},
-        r"missing: last\.weight; unknown: x; of another shape: last\.bias$",
+        r"missing: last\.weight; unknown: x; of another shape: last\.bias \(expected \[1\], got \[2\]\)$",
     ),
     "many": (
         lambda s: {**s, **{f"x{k}": torch.zeros(1) for k in range(9)}},

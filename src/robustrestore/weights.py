@@ -1,6 +1,6 @@
 """Reading weights into a module: safetensors, or a foreign checkpoint of tensors only. Sizes are checked, all named."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,24 +43,35 @@ def read_tensors(file: str | Path) -> dict[str, Tensor]:
 def load_weights(module: nn.Module, file: str | Path, ignore: Iterable[str] = ()) -> None:
     """Fill `module` from `file`, strictly; parameters whose names start with one of `ignore` may be missing.
 
-    Raises ValueError that names missing, unknown and misshapen entries; the module is then unchanged.
+    Raises ValueError as `check_fit` does; the module is then unchanged.
     """
     tensors, skipped = read_tensors(file), tuple(ignore)
     wanted = {name: tensor for name, tensor in module.state_dict().items() if not (skipped and name.startswith(skipped))}
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    missing = sorted(set(wanted) - set(tensors) - counters)
-    unknown = sorted(set(tensors) - set(wanted))
-    shapes = [n for n in sorted(set(wanted) & set(tensors)) if wanted[n].shape != tensors[n].shape]
-    if missing or unknown or shapes:
-        wrong = "; ".join(
-            f"{what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-            for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
-            if names
-        )
-        raise ValueError(f"{file}: expected weights for {type(module).__name__}; {wrong}")
+    needed = {name: one.shape for name, one in wanted.items() if name in tensors or not name.endswith("num_batches_tracked")}
+    expected = f"{file}: expected weights for {type(module).__name__}"
+    check_fit({name: one.shape for name, one in sorted(tensors.items())}, dict(sorted(needed.items())), expected)
     with torch.no_grad():
         for name in set(wanted) & set(tensors):
             wanted[name].copy_(tensors[name])
+
+
+def check_fit(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], expected: str, advice: str = "") -> None:
+    """Raise ValueError that names missing, unknown and misshapen tensors, unless the shapes found are those wanted.
+
+    The message begins with what was `expected` and ends with `advice`.
+    """
+    wrong = {
+        "missing": [name for name in wanted if name not in found],
+        "unknown": [name for name in found if name not in wanted],
+        "of another shape": [
+            f"{name} (expected {list(shape)}, got {list(found[name])})"
+            for name, shape in wanted.items()
+            if name in found and list(found[name]) != list(shape)
+        ],
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{k}: {', '.join(v[:4])}{' ...' if len(v) > 4 else ''}" for k, v in wrong.items() if v)
+        raise ValueError(f"{expected}; {told}{advice}")
 
 
 def fingerprint(module: nn.Module) -> str:

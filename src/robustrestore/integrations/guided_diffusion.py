@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.discrete import DiscreteTime, linear_alphas
-from ..weights import read_tensors
+from ..weights import check_fit, read_tensors
 from .diffusers import _Sample
 
 
@@ -114,7 +114,8 @@ def unet_from(tensors: Mapping[str, Tensor], flags: Flags, source: str = "tensor
     unet, blocks = _empty(flags), dict(_blocks(flags))
     origin = {name: _original(name, blocks) for name in unet.state_dict()}
     wanted = {origin[name]: _stored(name, tuple(weight.shape)) for name, weight in unet.state_dict().items()}
-    _compare(tensors, wanted, source)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    check_fit(found, wanted, f"{source}: expected the tensors of these flags", ": see what its command said")
     state = {name: _piece(name, tensors[old].float(), flags) for name, old in origin.items()}
     unet.load_state_dict(state, assign=True)
     frozen: nn.Module = unet.requires_grad_(False).eval()
@@ -220,18 +221,3 @@ def _piece(name: str, stored: Tensor, flags: Flags) -> Tensor:
     heads = 1 if flags.use_new_attention_order else flags.heads(width)
     by_head = matrix.reshape(heads, 3, width // heads, *matrix.shape[1:])
     return by_head[:, which].flatten(0, 1).contiguous()
-
-
-def _compare(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Raise ValueError unless the tensors are those wanted."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = {
-        "missing": [n for n in wanted if n not in shapes],
-        "unknown": [n for n in shapes if n not in wanted],
-        "of another shape": [
-            f"{n} (expected {list(wanted[n])}, got {list(shapes[n])})" for n in wanted if n in shapes and wanted[n] != shapes[n]
-        ],
-    }
-    if any(wrong.values()):
-        told = "; ".join(f"{k}: {', '.join(v[:4])}{' ...' if len(v) > 4 else ''}" for k, v in wrong.items() if v)
-        raise ValueError(f"{source}: expected the tensors of these flags; {told}: see what its command said")
