@@ -150,6 +150,51 @@ def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
         load_dncnn(file)
 
 
+def _without(tensors: dict[str, Tensor], *starts: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(starts)}
+
+
+def _moved(tensors: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    return {name.replace(old, new): tensor for name, tensor in tensors.items()}
+
+
+DEEP, NORMED = _tensors(3, 8, 8, 8, 3), _tensors(3, 8, 8, 8, 3, norm=True)
+HOLES = {
+    "first": (_without(DEEP, "model.0."), r"expected layer model\.0 next, got model\.2: a layer is missing"),
+    "inner": (_without(DEEP, "model.2."), r"expected layer model\.2 \(or a batch norm, model\.1\) next, got model\.4: "),
+    "last": (_without(DEEP, "model.6."), "expected a DnCNN with as many channels out as in, got 3 and 8"),
+    "bias": (_without(DEEP, "model.2.bias"), r"expected a bias in all layers .*missing model\.2\.bias"),
+    "weight": (_without(DEEP, "model.2.weight"), r"2\.weight: expected a convolution \[8, 8, 3, 3\] .*got none, but bias"),
+    "norm": (_without(NORMED, "model.3."), r"expected layer model\.4 \(or a batch norm, model\.3\) next, got model\.5: "),
+    "mean": (_without(NORMED, "model.3.running_mean"), r'3\.weight: .*Missing key.*"running_mean"'),
+    "two norms": (
+        NORMED | _moved(_without(NORMED, "model.0.", "model.2.", "model.5.", "model.6.", "model.8."), "3", "4"),
+        r"expected layer model\.5 next, got model\.4: ",
+    ),
+    "gap": (_moved(DEEP, "model.6", "model.9"), r"expected layer model\.6 .*next, got model\.9: "),
+    "no gap": (_moved(DEEP, "model.6", "model.5"), r"expected layer model\.6 .*next, got model\.5: .*one too many"),
+    "one more": (DEEP | {"model.8.weight": torch.zeros(3, 3, 3, 3)}, r"6\.weight: .*\[8, 8, 3, 3\] .*got \[3, 8, 3, 3\]"),
+    "twice": (
+        DEEP | {"model.02.weight": torch.zeros(8, 8, 3, 3)},
+        r"expected numbered layers in a row .*got model\.02\.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_layers_that_are_missing_or_too_many_are_named(tmp_path: Path, name: str) -> None:
+    tensors, said = HOLES[name]
+    torch.save(tensors, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=rf"net\.pth: {said}"):
+        load_dncnn(tmp_path / "net.pth")
+
+
+def test_a_hole_in_an_ffdnet(tmp_path: Path) -> None:
+    save_file(_without(_tensors(13, 8, 8, 12), "model.2."), tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"expected layer model\.2 .*next, got model\.4: "):
+        load_ffdnet(tmp_path / "net.safetensors")
+
+
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="published weights are not here")
 @pytest.mark.parametrize(
     ("load", "name", "gain"),

@@ -4,6 +4,7 @@ deepinv's convention, `denoiser(noisy, sigma) -> clean` on [0, 1] images, needs 
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -74,8 +75,8 @@ class FFDNet(nn.Module):
 def load_dncnn(file: str | Path) -> Blind:
     """A DnCNN of tensors alone (`model.0.weight`, ...), any depth and width, with or without batch norm; returns the noise.
 
-    Raises ValueError for pickled code, and, naming the tensor, for what is no chain of 3x3 convolutions from images to
-    images.
+    Raises ValueError for pickled code, and, naming the layer, for what is no chain of 3x3 convolutions of one width from
+    images to images, a ReLU between any two: a layer or bias that is missing, an extra one, numbers that skip.
     """
     layers, first, last = _chain(file)
     if first != last:
@@ -95,34 +96,62 @@ def load_ffdnet(file: str | Path) -> SigmaMap:
 
 def _chain(file: str | Path) -> tuple[nn.Sequential, int, int]:
     """The layers of a file, frozen, a ReLU wherever a number has no weights; channels in and out."""
-    numbered: dict[int, dict[str, Tensor]] = {}
-    prefix: str | None = None
-    for name, tensor in read_tensors(file).items():
-        found = re.fullmatch(r"((?:[A-Za-z_]\w*\.)*)(\d+)\.(\w+)", name)
-        if not found or found[1] != (prefix := found[1] if prefix is None else prefix):
-            raise ValueError(f"{file}: expected numbered layers in a row (model.0.weight, model.2.weight, ...), got {name}")
-        numbered.setdefault(int(found[2]), {})[found[3]] = tensor
-    layers, channels, first = nn.Sequential(), 0, 0
-    for k in range(max(numbered, default=-1) + 1):
-        layers.append(_layer(numbered[k], f"{file}: {k}.weight", channels) if k in numbered else nn.ReLU())
+    numbered, prefix = _numbered(file)
+    _check_row(numbered, f"{file}: ", prefix)
+    layers, places = nn.Sequential(), sorted(numbered)
+    first = width = channels = 0
+    for k in range(places[-1] + 1):
+        out = width if 0 < k < places[-1] else 0
+        layers.append(_layer(numbered[k], f"{file}: {k}.weight", channels, out) if k in numbered else nn.ReLU())
         if isinstance(made := layers[-1], nn.Conv2d):
-            first, channels = first or made.in_channels, made.out_channels
-    if not numbered or not isinstance(layers[-1], nn.Conv2d):
-        raise ValueError(f"{file}: expected a convolution last")
+            first, width, channels = first or made.in_channels, width or made.out_channels, made.out_channels
     return layers.requires_grad_(False).eval(), first, channels
 
 
-def _layer(tensors: dict[str, Tensor], where: str, channels: int) -> nn.Module:
-    """A convolution or a batch norm that holds these tensors; `channels` come in, 0 for any."""
+def _numbered(file: str | Path) -> tuple[dict[int, dict[str, Tensor]], str]:
+    """The tensors of each numbered layer, and what stands before all numbers."""
+    numbered: dict[int, dict[str, Tensor]] = {}
+    prefix: str | None = None
+    for name, tensor in read_tensors(file).items():
+        found = re.fullmatch(r"((?:[A-Za-z_]\w*\.)*)(0|[1-9]\d*)\.(\w+)", name)
+        if not found or found[1] != (prefix := found[1] if prefix is None else prefix):
+            raise ValueError(f"{file}: expected numbered layers in a row (model.0.weight, model.2.weight, ...), got {name}")
+        numbered.setdefault(int(found[2]), {})[found[3]] = tensor
+    return numbered, prefix or ""
+
+
+def _check_row(numbered: Mapping[int, Mapping[str, Tensor]], file: str, prefix: str) -> None:
+    """Raise ValueError unless it is convolution, batch norm or none, ReLU (a number left out), ..., convolution."""
+    before, places = -2, sorted(numbered)
+    norms = [k for k in places if numbered[k].get("weight", torch.empty(0, 0)).dim() == 1]
+    for k in places:
+        behind = before >= 0 and before not in norms  # a convolution, which a batch norm may follow
+        if k != before + (1 if k in norms else 2) or (k in norms and not behind):
+            wanted = f"{prefix}{before + 2}" + (f" (or a batch norm, {prefix}{before + 1})" if behind else "")
+            raise ValueError(f"{file}expected layer {wanted} next, got {prefix}{k}: a layer is missing, or is one too many")
+        before = k
+    if not places or before in norms:
+        raise ValueError(f"{file}expected a convolution last")
+    middle = [k for k in places[1:-1] if k not in norms]
+    bare = [k for k in middle if "bias" not in numbered[k]]
+    if 0 < len(bare) < len(middle):
+        raise ValueError(
+            f"{file}expected a bias in all layers between the first and the last or in none, missing {prefix}{bare[0]}.bias"
+        )
+
+
+def _layer(tensors: dict[str, Tensor], where: str, channels: int, out: int) -> nn.Module:
+    """A convolution or a batch norm that holds these tensors; `channels` come in and `out` go out, 0 for any."""
     weight = tensors.get("weight", torch.empty(0))
     made: nn.Module | None = None
-    if weight.dim() == 4 and weight.shape[2:] == (3, 3) and weight.shape[1] == (channels or weight.shape[1]):
+    if weight.dim() == 4 and weight.shape == (out or len(weight), channels or weight.shape[1], 3, 3):
         made = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias="bias" in tensors)
-    elif "running_mean" in tensors and weight.shape == (channels,):
+    elif weight.dim() == 1 and weight.shape == (channels,):
         made = nn.BatchNorm2d(channels)
     if made is None:
-        wanted = f"[*, {channels or '*'}, 3, 3] (or a batch norm)"
-        raise ValueError(f"{where}: expected a convolution {wanted}, got {list(weight.shape)}")
+        wanted = f"[{out or '*'}, {channels or '*'}, 3, 3] (or a batch norm)"
+        got = list(weight.shape) if "weight" in tensors else f"none, but {', '.join(sorted(tensors))}"
+        raise ValueError(f"{where}: expected a convolution {wanted}, got {got}")
     try:
         made.load_state_dict(tensors)
     except RuntimeError as error:
