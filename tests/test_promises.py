@@ -133,6 +133,7 @@ CASES: dict[str, dict[str, Callable[[], rr.Component]]] = {
         "bfloat16": lambda: diffusion.BFloat16(_pull()),
         "blind": lambda: rr.integrations.gaussian.Blind(_Tenth()),
         "channels_last": lambda: diffusion.ChannelsLast(diffusion.SigmaUNet(width=4)),
+        "clamped": lambda: diffusion.Clamped(_pull(), low=-0.5),
         "compiled": lambda: diffusion.Compiled(_pull(), backend="aot_eager"),
         "continuous_v": lambda: rr.integrations.kdiffusion.ContinuousV(_Still()),
         "discrete_time": lambda: diffusion.DiscreteTime(_Still(), prediction="sample"),
@@ -276,6 +277,7 @@ FOREIGN["discrete_time"] = FOREIGN["agdm"] = ["network"]
 FOREIGN["pixel"] = ["reference.denoiser.network"]
 FOREIGN["blind"] = FOREIGN["continuous_v"] = FOREIGN["edm"] = FOREIGN["sigma_map"] = ["network"]
 FOREIGN["bfloat16"] = FOREIGN["compiled"] = FOREIGN["float16"] = FOREIGN["graphed"] = ["network"]
+FOREIGN["clamped"] = ["denoiser.network"]
 FOREIGN["transfer"] = ["source"]
 FOREIGN["perceptual"] = ["features"]
 FOREIGN |= {name: ["model"] for name in ("adversarial_training", "distill_purifier", "plain", "trades")}

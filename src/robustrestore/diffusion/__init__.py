@@ -1,5 +1,6 @@
 """Denoisers under one convention, and the steps that make samplers of them. Knows nothing of defences."""
 
+from .clamped import Clamped as Clamped
 from .denoiser import Denoiser as Denoiser
 from .denoiser import NoiseConditioned as NoiseConditioned
 from .discrete import DiscreteTime as DiscreteTime
