@@ -4,7 +4,6 @@ from .clamped import Clamped as Clamped
 from .denoiser import Denoiser as Denoiser
 from .denoiser import NoiseConditioned as NoiseConditioned
 from .discrete import DiscreteTime as DiscreteTime
-from .discrete import linear_alphas as linear_alphas
 from .dpm_solver import DPMSolverPP as DPMSolverPP
 from .faster import BFloat16 as BFloat16
 from .faster import ChannelsLast as ChannelsLast
@@ -23,6 +22,11 @@ from .sampling import DDIM as DDIM
 from .sampling import DDPM as DDPM
 from .sampling import OneStep as OneStep
 from .sampling import Sampler as Sampler
+from .schedule import SCHEDULES as SCHEDULES
+from .schedule import cosine_alphas as cosine_alphas
+from .schedule import linear_alphas as linear_alphas
+from .schedule import named_alphas as named_alphas
+from .schedule import scaled_linear_alphas as scaled_linear_alphas
 from .unet import SigmaUNet as SigmaUNet
 from .vp_sde import VPODE as VPODE
 from .vp_sde import VPSDE as VPSDE

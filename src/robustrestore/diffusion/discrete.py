@@ -9,14 +9,9 @@ from torch import Tensor, nn
 
 from ..images import per_image
 from .denoiser import Denoiser, answer, checked_multiple
+from .schedule import checked_alphas, linear_alphas
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
-
-
-def linear_alphas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> list[float]:
-    """Products of (1 - beta) for linear betas (Ho, Jain and Abbeel, 2020); entry k belongs to k + 1 steps of noise."""
-    betas = torch.linspace(first, last, steps, dtype=torch.float64)
-    return [float(a) for a in (1 - betas).cumprod(0)]
 
 
 class DiscreteTime(Denoiser, name="discrete_time"):
@@ -46,11 +41,11 @@ class DiscreteTime(Denoiser, name="discrete_time"):
         self.network, self.prediction, self.rounded = network, prediction, rounded
         self.multiple = checked_multiple(multiple)
         self.timestep_scale = float(timestep_scale)
-        self.alphas = linear_alphas() if alphas is None else [float(a) for a in alphas]
+        self.alphas = linear_alphas() if alphas is None else checked_alphas(alphas, least=2)
         a = torch.tensor(self.alphas, dtype=torch.float64)
-        if len(a) < 2 or not bool(((a > 0) & (a < 1)).all() and (a.diff() < 0).all()):
-            raise ValueError("alphas: expected two or more values in (0, 1) that fall with the timestep (products of 1 - beta)")
         logs = ((1 - a) / a).sqrt().div(2).log().float()
+        if not bool(logs.isfinite().all() and (logs.diff() > 0).all()):
+            raise ValueError("alphas: expected levels that single precision tells apart, got some that it does not")
         self._bits: Tensor  # the bits of log sigma as integers, so that casting a model to half leaves its schedule exact
         self.register_buffer("_bits", logs.view(torch.int32), persistent=False)
 

@@ -4,10 +4,9 @@ import math
 from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import pairwise
 
 from ..component import Component
-from .discrete import linear_alphas
+from .schedule import checked_alphas, named_alphas
 
 
 class Grid(Component, kind="grids"):
@@ -30,18 +29,22 @@ class Even(Grid, name="even"):
 class TimestepGrid(Grid, name="timesteps"):
     """Timesteps of a schedule, evenly spaced as in respaced DDPM (Nichol and Dhariwal, 2021), converted to sigma.
 
-    `alphas`: products of 1 - beta, as `DiscreteTime` takes them; None is the linear schedule of 1000. A timestep counts
-    unit steps of noise: 0 is clean, t belongs to the entry t - 1, so DiffPure's t* = 100 is `sigma(100)`. Of a chain of at
-    most t* steps every level below the first is a whole timestep: a surrogate of fewer steps stays on the full chain's
-    grid. Between two timesteps, where longer chains stop, beta is constant.
+    `alphas`: products of 1 - beta, as `DiscreteTime` takes them, or the name of a schedule of `steps` timesteps, one of
+    `SCHEDULES`; None is the linear one, and `steps` None is 1000. A timestep counts unit steps of noise: 0 is clean, t belongs
+    to the entry t - 1, so DiffPure's t* = 100 is `sigma(100)`. Of a chain of at most t* steps every level below the first is a
+    whole timestep: a surrogate of fewer steps stays on the full chain's grid. Between two timesteps, where longer chains stop,
+    beta is constant.
     """
 
-    def __init__(self, alphas: Sequence[float] | None = None) -> None:
-        self.alphas = None if alphas is None else [float(a) for a in alphas]
-        table = [1.0, *(linear_alphas() if self.alphas is None else self.alphas)]
-        if len(table) < 2 or not all(0 < a < above for above, a in pairwise(table)):
-            raise ValueError("alphas: expected values in (0, 1) that fall with the timestep (products of 1 - beta)")
-        self._decay = [-math.log(a) for a in table]
+    def __init__(self, alphas: Sequence[float] | str | None = None, steps: int | None = None) -> None:
+        self.alphas, self.steps = alphas if isinstance(alphas, str | None) else checked_alphas(alphas), steps
+        if isinstance(self.alphas, list):
+            table = self.alphas
+        else:
+            table = named_alphas("linear" if self.alphas is None else self.alphas, 1000 if steps is None else steps)
+        if steps not in (None, len(table)):
+            raise ValueError(f"steps: expected as many as there are alphas, {len(table)}, or None, got {steps}")
+        self._decay = [-math.log(a) for a in (1.0, *table)]
 
     def sigma(self, timestep: float) -> float:
         """The level in [0, 1] units after that many unit steps of noise, which may be fractional."""

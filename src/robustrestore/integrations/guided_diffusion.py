@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.discrete import DiscreteTime, linear_alphas
+from ..diffusion.discrete import DiscreteTime
+from ..diffusion.schedule import cosine_alphas, linear_alphas
 from ..weights import check_fit, read_tensors
 from .diffusers import _Sample
 
@@ -73,8 +74,7 @@ class Flags:
         steps = self.diffusion_steps
         if self.noise_schedule == "linear":
             return linear_alphas(steps, 0.1 / steps, 20 / steps)
-        left = ((torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * math.pi / 2).cos().square()
-        return [float(a) for a in (left[1:] / left[:-1]).clamp(min=0.001).cumprod(0)]  # no beta above 0.999
+        return cosine_alphas(steps)
 
 
 GUIDED_256 = Flags()
