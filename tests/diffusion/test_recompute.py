@@ -1,10 +1,12 @@
 """recomputed: derivatives of any order, wherever the chain is asked for them."""
 
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from toys_diffusion import Convolved
 
@@ -95,3 +97,34 @@ def test_forward_mode_is_no_constant() -> None:
     (first,) = torch.autograd.grad(blur(leaf).pow(3).sum(), leaf, create_graph=True)
     (row,) = torch.autograd.grad(first[0, 0, 1, 2], leaf)
     torch.testing.assert_close(bent[0, 0, 1, 2], row)
+
+
+class _Tied(diffusion.Denoiser):
+    """One matrix used by two layers, and a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(3, 3, 1, bias=False).double() for _ in range(2))
+        self.second.weight = self.first.weight
+        self.gain = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        return noisy - self.gain * sigma.view(-1, 1, 1, 1) * self.second(torch.tanh(self.first(noisy)))
+
+
+@pytest.mark.parametrize("make", [lambda: Convolved().double().requires_grad_(), _Tied], ids=["convolved", "tied"])
+def test_gradients_reach_the_weights_through_replicas(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """nn.DataParallel's replicas have no parameters; made here as PyTorch makes them, with copies on the CPU."""
+    replicating = sys.modules["torch.nn.parallel.replicate"]
+    copies = lambda tensors, devices, detach=False: [[one.clone() for one in tensors] for _ in devices]  # noqa: E731
+    monkeypatch.setattr(replicating, "_broadcast_coalesced_reshape", copies)
+    images = _images()
+    for changes in ({}, {"checkpointed": 2}, {"tile": 8, "overlap": 2}):
+        purifier = Diffusion(make(), 0.2, 4, diffusion.DDPM()).replace(**changes)
+        weights = list(purifier.denoiser.parameters())
+        wanted = torch.autograd.grad(purifier(images).pow(3).sum(), weights)
+        pieces = zip(replicating.replicate(purifier, [0, 1]), images.split(1), strict=True)
+        outs = [replica(piece) for replica, piece in pieces]
+        found = torch.autograd.grad(torch.cat(outs).pow(3).sum(), weights)
+        assert all(float(one.abs().max()) > 0 for one in wanted)
+        torch.testing.assert_close(found, wanted)
