@@ -105,11 +105,17 @@ def test_wrong_scales_and_shifts(scale: float) -> None:
             diffusion.NoiseConditioned(_Recorder(), shift=scale)
 
 
-@pytest.mark.parametrize("multiple", [0, -3])
+@pytest.mark.parametrize("multiple", [0, -3, 2.5, float("nan")])
 def test_wrong_multiples(multiple: int) -> None:
     for make in (diffusion.NoiseConditioned, diffusion.DiscreteTime):
         with pytest.raises(ValueError, match=f"multiple: expected a whole number >= 1, got {multiple}"):
             make(Timed(), multiple=multiple)
+
+
+@pytest.mark.parametrize(("channels", "width"), [(0, 4), (3, 0), (-1, 4)])
+def test_networks_without_channels(channels: int, width: int) -> None:
+    with pytest.raises(ValueError, match=f"channels, width: expected whole numbers >= 1, got {channels} and {width}"):
+        diffusion.SigmaUNet(channels, width)
 
 
 class _Says(nn.Module):

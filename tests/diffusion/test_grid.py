@@ -123,8 +123,13 @@ def test_wrong_values() -> None:
         with pytest.raises(ValueError, match=r"sigma: expected a level in \[0, 78\.7\], where the timesteps end"):
             GRID.timestep(sigma)
     for grid in (GRID, diffusion.Even()):
-        with pytest.raises(ValueError, match="steps: expected a whole number >= 1, got 0"):
-            grid.levels(0.1, 0)
+        for steps in (0, 2.5, float("nan")):
+            with pytest.raises(ValueError, match=f"steps: expected a whole number >= 1, got {steps}"):
+                grid.levels(0.1, steps)
+    for chain in (diffusion.Even(), diffusion.OneStep(), diffusion.DDIM()):
+        for sigma in (-0.1, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=f"sigma: expected a finite level >= 0, got {sigma}"):
+                chain.levels(sigma, 1)
     makers = (diffusion.DDIM, diffusion.DDPM, diffusion.VPSDE, diffusion.VPODE, diffusion.DPMSolverPP)
     for make in makers:
         with pytest.raises(TypeError, match=r"grid: expected a Grid such as diffusion.TimestepGrid\(\), got int"):

@@ -169,3 +169,13 @@ def test_sampler_errors() -> None:
             diffusion.DDIM(eta=eta)
     with pytest.raises(ValueError, match=r"noise: expected fresh noise for the step from 0\.2 to 0\.1"):
         diffusion.DDPM().step(photos(), photos(), 0.2, 0.1)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize(
+    ("now", "then"), [(0.1, 0.1), (0.1, 0.2), (0.1, -0.1), (math.nan, 0.1), (0.1, math.nan), (math.inf, 0.1)]
+)
+def test_steps_that_lead_nowhere(sampler: diffusion.Sampler, now: float, then: float) -> None:
+    images = photos()
+    with pytest.raises(ValueError, match=f"now, then: expected a finite level and a lower one >= 0, got {now} and {then}"):
+        sampler.step(images, images, now, then, images)

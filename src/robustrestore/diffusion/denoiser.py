@@ -94,7 +94,7 @@ def answer(found: Any, network: Any, images: Tensor) -> Tensor:
 
 def checked_multiple(multiple: int) -> int:
     """The multiple as given; ValueError unless sizes can divide by it."""
-    if multiple < 1:
+    if not isinstance(multiple, int) or multiple < 1:
         raise ValueError(f"multiple: expected a whole number >= 1, got {multiple}")
     return multiple
 

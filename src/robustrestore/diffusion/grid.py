@@ -22,6 +22,7 @@ class Even(Grid, name="even"):
 
     def levels(self, sigma: float, steps: int) -> list[float]:
         """Evenly from `sigma` to 0."""
+        check_level(sigma)
         _check_steps(steps)
         return [sigma * (1 - k / steps) for k in range(steps)] + [0.0]
 
@@ -81,6 +82,12 @@ def checked_grid(grid: Grid | None) -> Grid | None:
     return grid
 
 
+def check_level(sigma: float) -> None:
+    """Raise ValueError unless a chain can begin at that level."""
+    if not 0 <= sigma < math.inf:
+        raise ValueError(f"sigma: expected a finite level >= 0, got {sigma}")
+
+
 def _check_steps(steps: int) -> None:
-    if steps < 1:
+    if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps: expected a whole number >= 1, got {steps}")

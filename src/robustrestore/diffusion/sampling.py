@@ -7,7 +7,7 @@ from typing import final
 from torch import Tensor
 
 from ..component import Component
-from .grid import Even, Grid, checked_grid
+from .grid import Even, Grid, check_level, checked_grid
 
 Before = tuple[Tensor, float] | None
 
@@ -40,8 +40,11 @@ class Sampler(Component, kind="samplers"):
         """From `noisy` at level `now` with estimate `clean` to level `then`; at `then` = 0 the estimate itself.
 
         `noise`: standard normal, for steps whose `spread` is not 0. `before`: the estimate of the step before and its
-        level, for samplers of more than one step; None in the first.
+        level, for samplers of more than one step; None in the first. ValueError unless `now` is above `then`, both finite and
+        >= 0.
         """
+        if not 0 <= then < now < math.inf:
+            raise ValueError(f"now, then: expected a finite level and a lower one >= 0, got {now} and {then}")
         if then == 0:
             return clean
         fresh = self.spread(now, then)
@@ -110,6 +113,7 @@ class OneStep(Sampler, name="one_step"):
 
     def levels(self, sigma: float, steps: int) -> list[float]:
         """From `sigma` to 0 at once."""
+        check_level(sigma)
         return [sigma, 0.0]
 
     def spread(self, now: float, then: float) -> float:

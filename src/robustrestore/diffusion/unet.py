@@ -19,6 +19,8 @@ class SigmaUNet(Denoiser, name="sigma_unet"):
 
     def __init__(self, channels: int = 3, width: int = 32) -> None:
         super().__init__()
+        if min(channels, width) < 1:
+            raise ValueError(f"channels, width: expected whole numbers >= 1, got {channels} and {width}")
         self.channels, self.width = channels, width
         self.body = UNetBody(channels, channels, width, maps=1)
 
