@@ -9,7 +9,20 @@ import robustrestore
 
 ROOT = Path(robustrestore.__file__).parent
 FLOORS = [
-    {"images", "modes", "metrics", "report", "registry", "files", "weights", "networks", "journal", "verdict", "counting"},
+    {
+        "arguments",
+        "images",
+        "modes",
+        "metrics",
+        "report",
+        "registry",
+        "files",
+        "weights",
+        "networks",
+        "journal",
+        "verdict",
+        "counting",
+    },
     {"component"},
     {"reach", "identity"},
     {
@@ -28,6 +41,7 @@ FLOORS = [
         "adapt",
         "feature",
         "answers",
+        "levels",
         "calibrate",
         "optimise",
         "certify",

@@ -49,14 +49,15 @@ class Answers:
 
     def statistics(self, batches: Batches, through: Callable[[Tensor], Tensor] | None = None) -> Answered:
         """The answers to all images, each sent `through` a stage first if there is one; batches as for `Features`."""
-        found = []
+        found: list[Tensor] = []
         with torch.no_grad(), evaluating(self.model, through):
-            for images in images_of(batches):
-                outputs = self.model(images if through is None else through(images))
+            for images in images_of(batches, through):
+                outputs = self.model(images)
                 if not isinstance(outputs, Tensor) or outputs.dim() < 2:
                     raise TypeError(f"model: expected class scores [N, C, ...], got {_what(outputs)}: wrap it in Adapted")
                 if bool(outputs.isnan().any()):
-                    raise ValueError("model: expected scores, got NaN: look at the model")
+                    bad = sum(len(one) for one in found) + int(outputs.isnan().flatten(1).any(1).nonzero()[0])
+                    raise ValueError(f"model: expected scores, got NaN for image {bad}: look at the model")
                 found.append(outputs.argmax(1).to(torch.int16).cpu())
         if not found:
             raise ValueError("batches: expected at least 1 image, got none")

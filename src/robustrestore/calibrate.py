@@ -1,6 +1,7 @@
 """Choosing a setting by a score: the noise level of a purifier, by what the task network sees of its images (ANLS)."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -9,8 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from .answers import Answered, Answers
+from .arguments import whole
 from .diffusion import Denoiser, DiscreteTime, linear_alphas
 from .feature import Batches, Features, Gaussian
+from .levels import checked_levels, placed, stages_of
 from .modes import seeded
 from .stage import Stage
 
@@ -145,25 +148,23 @@ def select_noise_level(
     `seed` every image gets noise of its own here, as in the paper: one noise for all is one draw, and shifts the features'
     mean; a function's stage is taken as it is. Noise follows `seed` and is the same at each level. Level 0 is the images as
     they are, without a call. `levels`: by default `sigma_grid()`. `progress` is called after each level. Nothing is kept on
-    disk: a run that was cut off starts again. Images are gone through once a level, none is kept.
+    disk: a run that was cut off starts again. Images are gone through once a level, none is kept. TypeError or ValueError that
+    names the level and the image where images, features or distances are not finite or a batch is empty; for levels that are
+    no numbers or come twice; for a part without a level, and for one without a denoiser (`Blur`) unless `levels` are told.
     """
-    stage_at = _stages(purifier)
-    grid = _grid(sigma_grid() if levels is None else levels)
-    for name, batches in (("attacked", attacked), ("clean", clean)):
-        if isinstance(batches, Iterator):
-            raise TypeError(
-                f"{name}: expected batches that can be gone through again, got {type(batches).__name__}: use a list"
-            )
-    with seeded(seed):
+    stage_at = stages_of(purifier, levels is None)
+    grid = checked_levels(sigma_grid() if levels is None else levels)
+    _check_sides(features, attacked, clean)
+    with seeded(whole(seed, "seed", 0)), placed("clean"):
         wanted: Any = clean if isinstance(clean, Gaussian | Answered) else features.statistics(clean)
     known: dict[float, Point] = {}
     seen: list[Any] = []
 
     def measure(level: float) -> float:
         if level not in known:
-            with seeded(seed), _counted(stage_at(level)) as (stage, shown):
+            with seeded(seed), _counted(stage_at(level)) as (stage, shown), placed(f"attacked, level {level:.4g}"):
                 seen[:] = [features.statistics(attacked, stage)]
-            known[level] = Point(level, seen[0].distance(wanted), sum(shown))
+            known[level] = Point(level, _finite(seen[0].distance(wanted), level), sum(shown))
             if progress is not None:
                 progress(known[level])
         return known[level].distance
@@ -172,6 +173,8 @@ def select_noise_level(
         measure(0.0)
     above = [level for level in grid if level > 0]
     search(len(above), lambda k: measure(above[k]))
+    if not known:
+        raise ValueError("search: expected one that measures a level or more, got none measured: see full_sweep")
     points = tuple(known[level] for level in sorted(known))
     width = len(wanted.mean) if isinstance(wanted, Gaussian) else 0
     about = {"features": features.key, "width": width, "attacked": seen[0].count, "clean": wanted.count}
@@ -180,27 +183,26 @@ def select_noise_level(
     return LevelChoice(points, (*_few(about), *(_far(points) if width else ()), *_odd(points, grid)), about)
 
 
-def _stages(purifier: Stage | Callable[[float], Stage]) -> Callable[[float], Stage | None]:
-    """From a level to the stage that purifies at it; None at 0."""
-    if isinstance(purifier, Stage):
-        part, known = purifier, purifier.settings()
-        if "sigma" not in known:
+def _check_sides(features: Features | Answers, attacked: Batches, clean: Batches | Gaussian | Answered) -> None:
+    """Raise where images cannot be gone through again, or clean statistics are of another kind than the features."""
+    if not isinstance(features, Features | Answers):
+        raise TypeError(f"features: expected Features(model, module) or Answers(model), got {type(features).__name__}")
+    for name, batches in (("attacked", attacked), ("clean", clean)):
+        if isinstance(batches, Iterator):
             raise TypeError(
-                f"purifier: expected a part with the setting sigma, got {part!r}: hand over a function of the level"
+                f"{name}: expected batches that can be gone through again, got {type(batches).__name__}: use a list"
             )
-        fresh = {"seed": None} if "seed" in known else {}
-        return lambda level: part.replace(sigma=level, **fresh) if level > 0 else None
-    if isinstance(purifier, nn.Module) or not callable(purifier):
-        raise TypeError(f"purifier: expected a Stage or a function from level to Stage, got {type(purifier).__name__}")
-    make = purifier
-    return lambda level: make(level) if level > 0 else None
+    other = Answered if isinstance(features, Features) else Gaussian
+    if isinstance(clean, other):
+        raise TypeError(f"clean: expected what features.statistics gives for {type(features).__name__}, got {other.__name__}")
 
 
-def _grid(levels: Sequence[float]) -> list[float]:
-    grid = sorted({float(level) for level in levels})
-    if not grid or not all(0 <= level < float("inf") for level in grid):
-        raise ValueError(f"levels: expected finite sigmas >= 0, at least one, got {list(levels)}")
-    return grid
+def _finite(distance: float, level: float) -> float:
+    if not math.isfinite(distance):
+        raise ValueError(
+            f"level {level:.4g}: expected a finite distance, got {distance}: features are too large, look at the model"
+        )
+    return distance
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import whole
 from .images import check_images
 from .metrics import frechet_of_moments
 from .modes import evaluating, generator
@@ -51,9 +52,7 @@ class Features:
         if module not in known:
             near = get_close_matches(module, known, n=4, cutoff=0.4) or list(known)[-4:]
             raise ValueError(f"module: expected a path of named_modules(), got {module!r}: is it one of {near}?")
-        if dims is not None and dims < 1:
-            raise ValueError(f"dims: expected a whole number >= 1, got {dims}")
-        self.model, self.module, self.dims = model, module, dims
+        self.model, self.module, self.dims = model, module, None if dims is None else whole(dims, "dims")
 
     def __call__(self, images: Tensor) -> Tensor:
         """The features [N, D]; gradients flow. ValueError unless the module runs exactly once."""
@@ -85,10 +84,13 @@ class Features:
         """
         count, mean, scatter = 0, torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
         with torch.no_grad(), evaluating(self.model, through):
-            for images in images_of(batches):
-                rows = self(images if through is None else through(images)).double().cpu()
+            for images in images_of(batches, through):
+                rows = self(images).double().cpu()
                 if not bool(rows.isfinite().all()):
-                    raise ValueError(f"{self.module}: expected finite features, got NaN or infinity: look at the model")
+                    bad = count + int((~rows.isfinite()).any(1).nonzero()[0])
+                    raise ValueError(
+                        f"{self.module}: expected finite features, got NaN or infinity for image {bad}: look at the model"
+                    )
                 if count == 0:
                     mean, scatter = rows.new_zeros(rows.shape[1]), rows.new_zeros(rows.shape[1], rows.shape[1])
                 gap, middle = rows.mean(0) - mean, rows - rows.mean(0)
@@ -117,12 +119,45 @@ class Features:
         return {name: shape for name, shape in seen if shape and names.count(name) == 1}
 
 
-def images_of(batches: Batches) -> Iterator[Tensor]:
-    """The images of each batch, checked. Of a pair, only the first entry is looked at."""
-    for batch in torch.split(batches, 32) if isinstance(batches, Tensor) else batches:
-        images = batch[0] if isinstance(batch, list | tuple) else batch
-        check_images(images, "batches")
+def images_of(batches: Batches, through: Callable[[Tensor], Tensor] | None = None) -> Iterator[Tensor]:
+    """The images of each batch, checked, sent `through` a stage if there is one. Of a pair, only the first entry is looked at.
+
+    ValueError for an empty batch, for images that break the contract, and for ones that the stage answers with NaN or infinity.
+    """
+    shown = 0
+    for number, batch in enumerate(torch.split(batches, 32) if isinstance(batches, Tensor) else batches):
+        images = batch[0] if isinstance(batch, list | tuple) and batch else batch
+        _check(images, number, shown)
+        if len(images) == 0:
+            raise ValueError(f"batches: expected at least one image a batch, got none in batch {number}: leave it out")
+        if through is not None:
+            images = through(images)
+            if not bool(images.isfinite().all()):
+                bad = shown + int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
+                raise ValueError(
+                    f"expected finite images from the stage, got NaN or infinity for image {bad}: look at the stage"
+                )
         yield images
+        shown += len(images)
+
+
+def _check(images: Any, batch: int, shown: int) -> None:
+    """The image contract; the error says in which batch, and which image of all."""
+    try:
+        check_images(images, "batches")
+    except ValueError as error:
+        bad = [k for k in range(len(images)) if images.dim() == 4 and not _fits(images[k : k + 1])]
+        raise ValueError(f"{error} ({f'image {shown + bad[0]}, ' if bad else ''}batch {batch})") from error
+    except TypeError as error:
+        raise TypeError(f"{error} (batch {batch})") from error
+
+
+def _fits(image: Tensor) -> bool:
+    try:
+        check_images(image)
+    except ValueError:
+        return False
+    return True
 
 
 def _pooled(output: Any) -> Tensor:
