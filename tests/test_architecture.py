@@ -22,6 +22,7 @@ FLOORS = [
         "journal",
         "verdict",
         "counting",
+        "replicas",
     },
     {"component"},
     {"reach", "identity"},

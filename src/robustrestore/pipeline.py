@@ -1,13 +1,14 @@
 """DefendedPipeline: a user's model behind a sequence of stages."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from .component import Component
 from .images import check_images
-from .runs import repeated
+from .runs import Runs, repeated
 from .stage import Stage, StraightThrough
 from .vote import Vote
 
@@ -34,13 +35,20 @@ class DefendedPipeline(Component, nn.Module, kind="pipelines", name="defended"):
             raise TypeError(f"vote: expected a vote such as rr.MeanVote(runs=10), got {type(vote).__name__}")
         self.model, self.vote = model, vote
         self.stages = nn.ModuleList(parts)
-        self._further = _further(parts, vote)
+        self._runs = self._repeated()
 
-    def _apply(self, *args: Any, **kwargs: Any) -> "DefendedPipeline":
-        """Moved or cast, a stage has new buffers: further runs share those."""
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._further = _further(self.stages, self.vote)
-        return self
+    def _repeated(self) -> list[Runs]:
+        """The runs of each stage beyond the first."""
+        count = 0 if self.vote is None else self.vote.runs - 1
+        return [Runs(stage, partial(_repeated, count=count)) for stage in self.stages]
+
+    def _further(self) -> list[list[nn.Module]]:
+        """The stages of each run of a vote after the first; their modules are those of the first, and not listed again."""
+        count = 0 if self.vote is None else self.vote.runs - 1
+        if [len(one) for one in self._runs] != [count] * len(self.stages):  # stages were added, or there is another vote
+            self._runs = self._repeated()
+        runs = [one.of(stage) for one, stage in zip(self._runs, self.stages, strict=True)]
+        return [[run[k] for run in runs] for k in range(count)]
 
     def clean(self, images: Tensor) -> Tensor:
         """What the stages make of `images` [N, C, H, W] in [0, 1]."""
@@ -58,18 +66,15 @@ class DefendedPipeline(Component, nn.Module, kind="pipelines", name="defended"):
         outputs: Tensor = self.model(self.clean(images))
         if self.vote is None:
             return outputs
-        return self.vote([outputs, *(self.model(_through(stages, images)) for stages in self._further)])
+        return self.vote([outputs, *(self.model(_through(stages, images)) for stages in self._further())])
 
     def straight_through(self) -> "DefendedPipeline":
         """The same pipeline with the identity as the gradient of every stage; modules are shared."""
         return DefendedPipeline(self.model, [StraightThrough(stage) for stage in _stages(self)], self.vote)
 
 
-def _further(stages: Iterable[nn.Module], vote: Vote | None) -> list[list[nn.Module]]:
-    """The stages of each run of a vote after the first; their modules are those of the first, and not listed again."""
-    count = 1 if vote is None else vote.runs
-    runs = [repeated(stage, "vote", count - 1) if isinstance(stage, Stage) else [stage] * (count - 1) for stage in stages]
-    return [[run[k] for run in runs] for k in range(count - 1)]
+def _repeated(stage: nn.Module, count: int) -> list[Any]:
+    return repeated(stage, "vote", count) if isinstance(stage, Stage) else [stage] * count
 
 
 def _through(stages: Iterable[nn.Module], images: Tensor) -> Tensor:

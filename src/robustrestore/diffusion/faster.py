@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..replicas import former, is_replica, weights_of
 from .denoiser import Denoiser
 from .guidance import twice_differentiated
+
+_SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 class Faster(Denoiser):
@@ -20,7 +23,7 @@ class Faster(Denoiser):
         super().__init__()
         if not isinstance(denoiser, Denoiser):
             raise TypeError(f"denoiser: expected a Denoiser, got {type(denoiser).__name__}")
-        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        for name in _SHARED:
             self.__dict__[name] = denoiser.__dict__[name]
         self.multiple = denoiser.multiple  # images are padded out here: compiled, the gradient of padding fails (torch 2.14)
         self.denoiser: Denoiser
@@ -33,8 +36,18 @@ class Faster(Denoiser):
     def plainly(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """The denoiser's own estimate."""
         self.take_over_mode()
-        estimate: Tensor = self.denoiser(noisy, sigma)
+        estimate: Tensor = self._inner()(noisy, sigma)
         return estimate
+
+    def _inner(self) -> Denoiser:
+        """The denoiser with the tensors and modules of this one: a replica has others than what it is a replica of."""
+        known = self.denoiser
+        if torch.compiler.is_compiling() or not is_replica(self):
+            return known
+        made: Denoiser = object.__new__(type(known))
+        vars(made).update({**vars(known), **{name: vars(self)[name] for name in _SHARED}, **former(self)})
+        vars(made).update(training=self.training, _is_replica=True, _former_parameters=former(self))
+        return made
 
     def take_over_mode(self) -> None:
         """The denoiser, which is no module of this one, in the mode that this one is in."""
@@ -97,7 +110,7 @@ class Compiled(Faster, name="compiled"):
 
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """The estimate of the compiled denoiser, which is made at the first call."""
-        if twice_differentiated():
+        if twice_differentiated() or is_replica(self):
             return self.plainly(noisy, sigma)
         self.take_over_mode()
         if "_function" not in self.__dict__:
@@ -108,7 +121,7 @@ class Compiled(Faster, name="compiled"):
 
 def wants_gradient(denoiser: Denoiser, noisy: Tensor) -> bool:
     """Whether a graph is to be made for the images or the weights."""
-    return torch.is_grad_enabled() and (noisy.requires_grad or any(one.requires_grad for one in denoiser.parameters()))
+    return torch.is_grad_enabled() and (noisy.requires_grad or any(one.requires_grad for one in weights_of(denoiser)))
 
 
 def _low(faster: Faster, noisy: Tensor, sigma: Tensor, dtype: torch.dtype) -> Tensor:

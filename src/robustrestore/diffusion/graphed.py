@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..replicas import is_replica
 from .denoiser import Denoiser
 from .faster import Faster, wants_gradient
 
@@ -12,8 +13,9 @@ from .faster import Faster, wants_gradient
 class Graphed(Faster, name="graphed"):
     """By a CUDA graph for each size of batch, which saves the launches of kernels: much where images are small. Same answers.
 
-    Each graph keeps the memory of its call. Where a gradient is asked for, in training mode, under autocast from outside and
-    inside another capture the denoiser is run as it is. Put it outermost. ValueError on other devices than CUDA.
+    Each graph keeps the memory of its call. Where a gradient is asked for, in training mode, in a replica of DataParallel,
+    under autocast from outside and inside another capture the denoiser is run as it is. Put it outermost. ValueError on other
+    devices than CUDA.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -38,7 +40,7 @@ class Graphed(Faster, name="graphed"):
                 "or move the part and the images with .to('cuda')"
             )
         plain = self.training or torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing()
-        if plain or wants_gradient(self, noisy):
+        if plain or is_replica(self) or wants_gradient(self, noisy):
             return self.plainly(noisy, sigma)
         graphs, key = self.__dict__["_graphs"], (noisy.shape, noisy.dtype, noisy.device)
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(noisy.device):

@@ -13,6 +13,7 @@ from ..diffusion.guidance import guided
 from ..diffusion.recompute import recomputed
 from ..images import tiled
 from ..modes import generator
+from ..replicas import weights_of
 from ..stage import Purifier
 
 _Pairs = Sequence[tuple[float, float]]  # the levels that steps lead from and to
@@ -94,7 +95,7 @@ class Diffusion(Purifier, name="diffusion"):
             out: Tensor = self.denoiser(pieces, sigma)
             return out
 
-        tile, weights = self._tile(noisy), list(self.denoiser.parameters())
+        tile, weights = self._tile(noisy), weights_of(self.denoiser)
         if tile is None:
             return denoised(noisy)
         one = (lambda pieces: recomputed(denoised, [pieces], weights)) if self.checkpointed else denoised
@@ -104,7 +105,7 @@ class Diffusion(Purifier, name="diffusion"):
         """The estimate of one step, guided."""
         if self.guidance is None:
             return self._estimate(noisy, now)
-        return guided(self._estimate, self.guidance, noisy, images, now, list(self.denoiser.parameters()))
+        return guided(self._estimate, self.guidance, noisy, images, now, weights_of(self.denoiser))
 
     def run(self, images: Tensor) -> Tensor:
         """Diffuse, then sample back; at `sigma` 0 the images as they are, without a network call."""
@@ -139,12 +140,12 @@ class Diffusion(Purifier, name="diffusion"):
             return torch.stack(self._walk(pairs, images, (noisy, past), own))
 
         estimates = [] if before is None else [before[0]]
-        both = recomputed(walked, [noisy, images, *estimates], list(self.denoiser.parameters()))
+        both = recomputed(walked, [noisy, images, *estimates], weights_of(self.denoiser))
         return both[0], (both[1], pairs[-1][0])
 
     def _walk(self, pairs: _Pairs, images: Tensor, state: _State, own: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Step by step from level to level: where that leads, and the last estimate."""
-        weights = list(self.denoiser.parameters())
+        weights = weights_of(self.denoiser)
         alone = self.guidance is None and self._tile(images) is not None  # tiles are recomputed, and there is nothing else
         recompute = self.checkpointed and len(pairs) > 1 and not alone
         noisy, before = state

@@ -1,21 +1,21 @@
 """The mean of several runs of a random purifier."""
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..runs import repeated
+from ..runs import Runs, repeated
 from ..stage import Purifier, Stage
 
 
 class Ensemble(Purifier, name="ensemble"):
     """The mean image of `runs` runs of a random `purifier`, whose variance is 1 / `runs` of one run's.
 
-    A purifier with a seed gets another one for each run, made from its own; one with `seed=None` draws afresh. One run
-    after the other: without gradients the memory is that of one run, with gradients it grows with `runs`, by one image a
-    run and step where the purifier is checkpointed. Gradients are exact, through every run. The mean of what the model
-    says is a `MeanVote`, not this. Without randomness in the purifier it is that purifier, at `runs` times its price.
+    A purifier with a seed gets another one for each run, made from its own, and so does its guidance; with `seed=None` it draws
+    afresh. One run after the other: without gradients the memory is that of one run, with gradients it grows with `runs`, by
+    one image a run and step where the purifier is checkpointed. Gradients are exact, through every run. The mean of what the
+    model says is a `MeanVote`, not this. Without randomness in the purifier it is that purifier, at `runs` times its price.
     """
 
     def __init__(self, purifier: Stage, runs: int = 10) -> None:
@@ -25,13 +25,7 @@ class Ensemble(Purifier, name="ensemble"):
         if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
             raise ValueError(f"runs: expected a whole number >= 1, got {runs!r}")
         self.purifier, self.runs = purifier, runs
-        self._members = tuple(repeated(purifier, "run", runs))  # a tuple: their modules are those of `purifier`
-
-    def _apply(self, *args: Any, **kwargs: Any) -> "Ensemble":
-        """Moved or cast, a stage has new buffers: the members share those."""
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._members = tuple(repeated(self.purifier, "run", self.runs))
-        return self
+        self._runs = Runs(purifier, partial(repeated, what="run", count=runs))
 
     @property
     def seed(self) -> int | None:
@@ -42,6 +36,6 @@ class Ensemble(Purifier, name="ensemble"):
     def run(self, images: Tensor) -> Tensor:
         """The mean of the members' images, summed in at least single precision."""
         total = torch.zeros_like(images, dtype=torch.promote_types(images.dtype, torch.float32))
-        for member in self._members:
+        for member in self._runs.of(self.purifier):
             total = total + member(images)
         return (total / self.runs).to(images.dtype)

@@ -1,11 +1,12 @@
 """Purification in several rounds of noise and sampling (Lee and Kim, 2023)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
 from ..diffusion import DDPM, Denoiser, TimestepGrid
-from ..runs import spawn
+from ..runs import Runs, reseeded
 from ..stage import Purifier
 from .diffusion import Diffusion
 
@@ -16,9 +17,9 @@ class Rounds(Purifier, name="rounds"):
     """One round of diffusion after the other, each with noise of its own, levels mostly rising (Lee and Kim, 2023).
 
     `rounds`: pairs [sigma, steps], in [0, 1] units. All else is that of `purifier`, whose own sigma and steps are not used.
-    With a seed every round has other noise, and every image the same; the first round's is that of `purifier`, so that one
-    pair is one `Diffusion`. Nothing is clamped between rounds. Calls: the sum of the steps. Gradients are exact, at the
-    memory of one network call and one image a step if `purifier` is checkpointed.
+    With a seed every round has other noise, in its guidance too, and every image the same; the first round's is that of
+    `purifier`, so that one pair is one `Diffusion`. Nothing is clamped between rounds. Calls: the sum of the steps. Gradients
+    are exact, at the memory of one network call and one image a step if `purifier` is checkpointed.
     """
 
     def __init__(self, purifier: Diffusion, rounds: Sequence[Sequence[float]]) -> None:
@@ -29,10 +30,7 @@ class Rounds(Purifier, name="rounds"):
             raise ValueError(f"rounds: expected pairs such as [[0.05, 10], [0.2, 40]], got {rounds!r}")
         self.purifier, self.multiple = purifier, purifier.multiple
         self.rounds: list[list[float]] = [[float(sigma), steps] for sigma, steps in rounds]
-        own = purifier.seed
-        seeds = [own if own is None or k == 0 else spawn(own, f"round {k}") for k in range(len(rounds))]
-        pairs = zip(self.rounds, seeds, strict=True)  # a tuple: their modules are those of `purifier`, once is enough
-        self._passes = tuple(purifier.replace(sigma=sigma, steps=steps, seed=seed) for (sigma, steps), seed in pairs)
+        self._runs = Runs(purifier, partial(_passes, rounds=self.rounds))
 
     @classmethod
     def lee_kim_cifar(cls, denoiser: Denoiser, seed: int | None = 0) -> "Rounds":
@@ -51,6 +49,12 @@ class Rounds(Purifier, name="rounds"):
 
     def run(self, images: Tensor) -> Tensor:
         """Round after round."""
-        for one in self._passes:
+        for one in self._runs.of(self.purifier):
             images = one.run(images)
         return images
+
+
+def _passes(purifier: Diffusion, rounds: list[list[float]]) -> list[Diffusion]:
+    """The purifier of each round: the first with the seeds as they are, the others with some of their own."""
+    others = [reseeded(purifier, f"round {k}") for k in range(1, len(rounds))]
+    return [one.replace(sigma=sigma, steps=steps) for one, (sigma, steps) in zip([purifier, *others], rounds, strict=True)]

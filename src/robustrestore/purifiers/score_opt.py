@@ -9,6 +9,7 @@ from ..diffusion import Denoiser
 from ..diffusion.slope import slope
 from ..images import per_image
 from ..modes import generator
+from ..replicas import weights_of
 from ..stage import Purifier
 
 FIRST, SECOND, TINY = 0.9, 0.999, 1e-8  # Adam's decay rates and what keeps its quotient finite (Kingma and Ba, 2015)
@@ -80,7 +81,7 @@ class ScoreOpt(Purifier, name="score_opt"):
             estimate: Tensor = self.denoiser((place + offset).to(like.dtype), level.to(like.dtype))
             return (estimate.to(place) - place).square().sum()
 
-        return slope(loss, x, self.denoiser.parameters(), self.checkpointed)
+        return slope(loss, x, weights_of(self.denoiser), self.checkpointed)
 
 
 def _root(values: Tensor) -> Tensor:

@@ -1,0 +1,24 @@
+"""Replicas: what `torch.nn.DataParallel` makes of a module on each device. Their weights are no parameters any more."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Whether the module is one."""
+    return bool(vars(module).get("_is_replica", False))
+
+
+def former(module: nn.Module) -> dict[str, Tensor]:
+    """What is left of the parameters of a replica itself: tensors with a graph that leads to the originals."""
+    kept: dict[str, Any] = vars(module).get("_former_parameters", {})
+    return dict(kept)
+
+
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """The parameters of a module, those of a replica too."""
+    found: list[Tensor] = list(module.parameters())
+    if is_replica(module):
+        found += [weight for part in module.modules() for weight in former(part).values()]
+    return found
