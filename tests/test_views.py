@@ -7,7 +7,7 @@ from toys_diffusion import Convolved, Oracle
 
 import robustrestore as rr
 from robustrestore import diffusion
-from robustrestore.purifiers import Blur, Diffusion, Ensemble, Rounds, ScoreOpt
+from robustrestore.purifiers import Blur, DensePure, Diffusion, Ensemble, Rounds, ScoreOpt
 from robustrestore.stage import StraightThrough
 from robustrestore.views import surrogate
 
@@ -32,6 +32,7 @@ def test_wrapped_stages_are_shortened_too() -> None:
     one = Diffusion(Convolved(), steps=20)
     rounds = Rounds(one, [[0.1, 20], [0.2, 3]])
     stages = [rounds, Ensemble(one, 4), Ensemble(rounds, 2), StraightThrough(one), ScoreOpt(Convolved(), iterations=9)]
+    stages += [DensePure(Convolved(), 0.2, 20, seed=4), DensePure(Convolved(), steps=3)]
     found = list(surrogate(5)(rr.DefendedPipeline(Linear2(), stages)).stages)
     assert found[0].rounds == [[0.1, 5], [0.2, 3]]
     assert found[0].purifier is one
@@ -39,6 +40,8 @@ def test_wrapped_stages_are_shortened_too() -> None:
     assert found[2].purifier.rounds == [[0.1, 5], [0.2, 3]]
     assert found[3].stage.steps == 5
     assert found[4] is stages[4]
+    assert found[5].settings() == {**stages[5].settings(), "steps": 5}
+    assert found[6] is stages[6]
 
 
 def test_calls_levels_and_noise() -> None:

@@ -2,9 +2,10 @@
 
 from functools import partial
 
+from .arguments import whole
 from .measurement import View
 from .pipeline import DefendedPipeline
-from .purifiers import Diffusion, Rounds
+from .purifiers import DensePure, Diffusion, Rounds
 from .runs import rebuilt
 from .stage import Stage
 
@@ -16,9 +17,7 @@ def surrogate(steps: int = 5) -> View:
     vote and everything else stay; so does a stage that does not sample. The defence is scored as it is. A search
     with it is cheap, not exact: quote it beside the adaptive row, not instead.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: expected a whole number >= 1, got {steps!r}")
-    return partial(_shortened, steps=steps)
+    return partial(_shortened, steps=whole(steps, "steps"))
 
 
 def _shortened(pipeline: DefendedPipeline, steps: int) -> DefendedPipeline:
@@ -30,6 +29,6 @@ def _fewer(stage: Stage, steps: int) -> Stage:
     if isinstance(stage, Rounds):
         short: list[list[float]] = [[sigma, min(int(own), steps)] for sigma, own in stage.rounds]
         return stage if short == stage.rounds else stage.replace(rounds=short)
-    if isinstance(stage, Diffusion):
+    if isinstance(stage, Diffusion | DensePure):
         return stage.replace(steps=steps) if stage.steps > steps else stage
     return rebuilt(stage, partial(_fewer, steps=steps))

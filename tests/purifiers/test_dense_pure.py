@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toys import photos
+from toys_diffusion import Convolved, kept
 
 import robustrestore as rr
 from robustrestore import certify, diffusion
@@ -48,6 +49,48 @@ def test_runs_of_a_vote_differ_and_are_certified_as_one_model() -> None:
     assert runs[0].counts == runs[1].counts
     assert runs[0].prediction == 0
     assert 0.3 < runs[0].radius["l2"] <= 0.8  # the mean of 64 pixels is 0.1 * 8 from the threshold
+
+
+def _gradient(stage: rr.Stage, images: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    weight = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
+    with rr.seeded(3):
+        out = stage(images)
+    return [out.detach(), *torch.autograd.grad((weight * out).sum(), leaves)]
+
+
+@pytest.mark.parametrize("seed", [4, None])
+@pytest.mark.parametrize("checkpointed", [True, 3])
+@pytest.mark.parametrize("sampler", [None, diffusion.DDIM(), diffusion.DPMSolverPP()], ids=repr)
+def test_checkpointed_gradients_are_those_of_plain_autograd(
+    sampler: diffusion.Sampler | None, checkpointed: bool | int, seed: int | None
+) -> None:
+    denoiser, images = Convolved().double(), photos().double().requires_grad_()
+    stage = rr.purifiers.DensePure(denoiser, 0.2, 7, sampler, seed, checkpointed)
+    leaves = [images, *denoiser.parameters()]
+    found, wanted = (_gradient(one, images, leaves) for one in (stage, stage.replace(checkpointed=False)))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
+
+
+def test_checkpointing_keeps_one_image_a_step_for_one_more_call() -> None:
+    denoiser, images = Convolved().requires_grad_(False), photos().requires_grad_()
+    stage = rr.purifiers.DensePure(denoiser, steps=8)
+    assert kept(lambda: stage(images)) <= 9 * images.numel()
+    assert kept(lambda: stage.replace(checkpointed=False)(images)) > 20 * images.numel()
+    for one, calls in ((stage, 16), (stage.replace(checkpointed=False), 8), (stage.replace(checkpointed=4), 24)):
+        denoiser.calls = 0
+        _gradient(one, images, [images])
+        assert denoiser.calls == calls
+    denoiser.calls = 0
+    _gradient(stage.replace(steps=1), images, [images])
+    assert denoiser.calls == 1  # nothing to gain
+
+
+def test_gradcheck() -> None:
+    stage = rr.purifiers.DensePure(Convolved(1).double(), 0.05, 3)
+    own = torch.Generator().manual_seed(0)
+    leaf = (0.3 + 0.4 * torch.rand(2, 1, 4, 3, generator=own, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(stage, leaf)
 
 
 def test_wrong_settings_are_named() -> None:

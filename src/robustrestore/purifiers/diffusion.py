@@ -1,23 +1,15 @@
 """Purification by diffusion (Nie et al., 2022): add noise, then denoise it away, and the attack with it."""
 
-import math
-from collections.abc import Sequence
-from functools import partial
-from itertools import pairwise
-
-import torch
 from torch import Tensor
 
+from ..arguments import level, whole
+from ..arguments import seed as seed_of
 from ..diffusion import DDIM, Denoiser, Guidance, Sampler
 from ..diffusion.guidance import guided
-from ..diffusion.recompute import recomputed
-from ..images import tiled
-from ..modes import generator
 from ..replicas import weights_of
 from ..stage import Purifier
-
-_Pairs = Sequence[tuple[float, float]]  # the levels that steps lead from and to
-_State = tuple[Tensor, tuple[Tensor, float] | None]  # an image between two steps, and the last estimate with its level
+from ._chain import Chain, checked_checkpoints
+from ._tiles import Tiles
 
 
 class Diffusion(Purifier, name="diffusion"):
@@ -54,22 +46,12 @@ class Diffusion(Purifier, name="diffusion"):
             )
         if not isinstance(sampler, Sampler | None):
             raise TypeError(f"sampler: expected a Sampler such as diffusion.DDIM(), got {type(sampler).__name__}")
-        if not sigma >= 0:
-            raise ValueError(f"sigma: expected a level >= 0 in units of [0, 1] images, got {sigma}")
-        if steps < 1:
-            raise ValueError(f"steps: expected a whole number >= 1, got {steps}")
-        if tile is not None and not 0 <= overlap < tile:
-            raise ValueError(f"overlap: expected 0 <= overlap < tile, got overlap {overlap} and tile {tile}")
-        if tiles_at_once is not None and tiles_at_once < 1:
-            raise ValueError(f"tiles_at_once: expected a whole number >= 1 or None, got {tiles_at_once}")
-        if not isinstance(checkpointed, int) or checkpointed < 0:
-            raise ValueError(f"checkpointed: expected True, False or a number of steps >= 1, got {checkpointed!r}")
-        self.denoiser, self.sigma, self.steps = denoiser, float(sigma), steps
+        self.denoiser, self.sigma, self.steps = denoiser, level(sigma), whole(steps, "steps")
         self.sampler: Sampler = DDIM() if sampler is None else sampler
         if not isinstance(guidance, Guidance | None):
             raise TypeError(f"guidance: expected a Guidance such as guidances.PixelGuidance(), got {type(guidance).__name__}")
-        self.seed, self.tile, self.overlap, self.checkpointed = seed, tile, overlap, checkpointed
-        self.guidance, self.tiles_at_once = guidance, tiles_at_once
+        self.tile, self.overlap, self.tiles_at_once = Tiles.checked(tile, overlap, tiles_at_once)
+        self.seed, self.guidance, self.checkpointed = seed_of(seed), guidance, checked_checkpoints(checkpointed)
 
     @classmethod
     def default(cls) -> "Diffusion":
@@ -78,28 +60,12 @@ class Diffusion(Purifier, name="diffusion"):
 
         return cls(prior(), sigma=0.08, steps=1)
 
-    def _noise(self, images: Tensor, own: torch.Generator | None) -> Tensor:
-        if own is None:
-            return torch.randn_like(images)
-        one = torch.randn(1, *images.shape[1:], generator=own, dtype=torch.float32)
-        return one.to(images).expand_as(images)
-
-    def _tile(self, images: Tensor) -> int | None:
-        """The side of a tile; None where the images go through the network whole."""
-        return None if self.tile is None or max(images.shape[-2:]) <= self.tile else self.tile
+    @property
+    def _tiles(self) -> Tiles:
+        return Tiles(self.tile, self.overlap, self.tiles_at_once)
 
     def _estimate(self, noisy: Tensor, sigma: float) -> Tensor:
-        """The denoiser's. Tiles are recomputed each for itself: no more than one batch of them has a graph at a time."""
-
-        def denoised(pieces: Tensor) -> Tensor:
-            out: Tensor = self.denoiser(pieces, sigma)
-            return out
-
-        tile, weights = self._tile(noisy), weights_of(self.denoiser)
-        if tile is None:
-            return denoised(noisy)
-        one = (lambda pieces: recomputed(denoised, [pieces], weights)) if self.checkpointed else denoised
-        return tiled(one, noisy, tile, self.overlap, self.tiles_at_once or 1)
+        return self._tiles.estimate(self.denoiser, noisy, sigma, bool(self.checkpointed))
 
     def _clean(self, now: float, noisy: Tensor, images: Tensor) -> Tensor:
         """The estimate of one step, guided."""
@@ -111,48 +77,7 @@ class Diffusion(Purifier, name="diffusion"):
         """Diffuse, then sample back; at `sigma` 0 the images as they are, without a network call."""
         if self.sigma == 0:
             return images
-        own = None if self.seed is None else generator(self.seed)
+        stepwise = self.guidance is not None or not self._tiles.cut(images)  # else there is nothing to recompute beside tiles
+        chain = Chain(self.sampler, self._clean, weights_of(self.denoiser), self.seed, self.checkpointed, stepwise)
         levels = self.sampler.levels(self.sigma, self.steps)
-        state: _State = (images + levels[0] * self._noise(images, own), None)
-        pairs = list(pairwise(levels))
-        size = self._nested(len(pairs))
-        if size is None:
-            return self._walk(pairs, images, state, own)[0]
-        for k in range(0, len(pairs), size):
-            state = self._segment(pairs[k : k + size], images, state, own)
-        return state[0]
-
-    def _nested(self, steps: int) -> int | None:
-        """So many steps are recomputed together; None where each is on its own."""
-        if self.checkpointed is True:
-            return math.ceil(math.sqrt(steps)) if steps > 100 else None
-        return int(self.checkpointed) if 1 < self.checkpointed < steps else None
-
-    def _segment(self, pairs: _Pairs, images: Tensor, state: _State, own: torch.Generator | None) -> _State:
-        """Some steps of the chain as one that is recomputed, with the noise that it drew, and in it each of them."""
-        (noisy, before), drawn = state, None if own is None else own.get_state()
-        levels = [] if before is None else [before[1]]
-
-        def walked(noisy: Tensor, images: Tensor, *estimates: Tensor) -> Tensor:
-            if own is not None and drawn is not None:
-                own.set_state(drawn)
-            past = next(zip(estimates, levels, strict=True), None)
-            return torch.stack(self._walk(pairs, images, (noisy, past), own))
-
-        estimates = [] if before is None else [before[0]]
-        both = recomputed(walked, [noisy, images, *estimates], weights_of(self.denoiser))
-        return both[0], (both[1], pairs[-1][0])
-
-    def _walk(self, pairs: _Pairs, images: Tensor, state: _State, own: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Step by step from level to level: where that leads, and the last estimate."""
-        weights = weights_of(self.denoiser)
-        alone = self.guidance is None and self._tile(images) is not None  # tiles are recomputed, and there is nothing else
-        recompute = self.checkpointed and len(pairs) > 1 and not alone
-        noisy, before = state
-        clean = noisy
-        for now, then in pairs:
-            step = partial(self._clean, now)
-            clean = recomputed(step, [noisy, images], weights) if recompute else step(noisy, images)
-            noise = self._noise(images, own) if self.sampler.spread(now, then) > 0 else None
-            noisy, before = self.sampler.step(noisy, clean, now, then, noise, before), (clean, now)
-        return noisy, clean
+        return chain.down(levels, images + levels[0] * chain.noise(images), images)
