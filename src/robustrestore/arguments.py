@@ -12,14 +12,18 @@ from typing import Any
 LARGEST = 2**63  # seeds are below it: PyTorch's generators take no more
 
 
-def whole(value: Any, what: str, least: int = 1) -> int:
-    """A whole number of at least `least`, numpy's too; 2.0 is none."""
-    expected = f"{what}: expected a whole number >= {least}, got {value!r}"
+def whole(value: Any, what: str, least: int = 1, most: int | None = None) -> int:
+    """A whole number from `least` to `most`, numpy's too; 2.0 is none."""
+    span = f">= {least}" if most is None else f"from {least} to {most}"
+    expected = f"{what}: expected a whole number {span}, got {value!r}"
     if not isinstance(value, Real):
         raise TypeError(expected)
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(expected)
-    return int(value)
+    found = int(value)
+    if found < least or (most is not None and found > most):
+        raise ValueError(expected)
+    return found
 
 
 def number(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .arguments import whole
 from .component import Component
 from .images import straight_through
 
@@ -21,9 +22,7 @@ class Vote(Component, kind="votes"):
     """
 
     def __init__(self, runs: int = 10) -> None:
-        if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
-            raise ValueError(f"runs: expected a whole number >= 1, got {runs!r}")
-        self.runs = runs
+        self.runs = whole(runs, "runs")
 
     @final
     def __call__(self, answers: Sequence[Tensor]) -> Tensor:

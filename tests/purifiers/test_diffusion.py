@@ -278,12 +278,12 @@ def test_nothing_is_printed_or_written(capfd: pytest.CaptureFixture[str], tmp_pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sigma": -0.1}, "sigma: expected a level >= 0"),
-        ({"sigma": float("nan")}, "sigma: expected a level >= 0"),
+        ({"sigma": -0.1}, "sigma: expected a finite level >= 0"),
+        ({"sigma": float("nan")}, "sigma: expected a finite level >= 0"),
         ({"steps": 0}, "steps: expected a whole number >= 1, got 0"),
         ({"tile": 32, "overlap": 32}, "overlap: expected 0 <= overlap < tile, got overlap 32 and tile 32"),
         ({"tile": 8}, "overlap: expected 0 <= overlap < tile, got overlap 32 and tile 8"),
-        ({"tile": 32, "overlap": -1}, "overlap: expected 0 <= overlap < tile"),
+        ({"tile": 32, "overlap": -1}, "overlap: expected a whole number >= 0, got -1"),
     ],
     ids=str,
 )

@@ -122,7 +122,7 @@ def test_networks_are_held_once_and_move_along(tmp_path) -> None:
         ([], "rounds: expected pairs"),
         ([0.1, 5], "rounds: expected pairs"),
         ([[0.1, 5, 2]], "rounds: expected pairs"),
-        ([[-0.1, 5]], "sigma: expected a level >= 0"),
+        ([[-0.1, 5]], "sigma: expected a finite level >= 0"),
         ([[0.1, 0]], "steps: expected a whole number >= 1, got 0"),
     ],
     ids=str,

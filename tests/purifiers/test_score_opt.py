@@ -185,8 +185,8 @@ def test_the_stage_keeps_its_promises() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sigma": -0.1}, "sigma: expected levels with 0 <= spread <= sigma"),
-        ({"sigma": float("nan")}, "sigma: expected levels"),
+        ({"sigma": -0.1}, "sigma: expected a finite level >= 0"),
+        ({"sigma": float("nan")}, "sigma: expected a finite level"),
         ({"sigma": 0.1, "spread": 0.2}, "sigma: expected levels with 0 <= spread <= sigma, got sigma 0.1 and spread 0.2"),
         ({"iterations": 0}, "iterations: expected a whole number >= 1, got 0"),
         ({"lr": 0.0}, "lr: expected a step > 0"),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..arguments import whole
 from ..certify import Noise
 from ..certify.bounds import check_counts
 from ..files import digest
@@ -42,9 +43,9 @@ class Mixed(Dataset[Tensor]):
 
     def __init__(self, dataset: Dataset[Any], count: int, seed: int = 0) -> None:
         """Nothing is read yet."""
-        if count < 1 or len(dataset) < 2:  # type: ignore[arg-type]
-            raise ValueError(f"expected one mixture or more of two images or more, got {count} of {len(dataset)}")  # type: ignore[arg-type]
-        self.dataset, self.count, self.seed = dataset, count, seed
+        if len(dataset) < 2:  # type: ignore[arg-type]
+            raise ValueError(f"dataset: expected two images or more to mix, got {len(dataset)}")  # type: ignore[arg-type]
+        self.dataset, self.count, self.seed = dataset, whole(count, "count"), whole(seed, "seed", 0)
 
     def __len__(self) -> int:
         """`count`."""
@@ -68,9 +69,9 @@ class Noisy(Dataset[Tensor]):
 
     def __init__(self, dataset: Dataset[Any], noise: Noise, copies: int = 1, seed: int = 0) -> None:
         """Nothing is read yet."""
-        if copies < 1:
-            raise ValueError(f"copies: expected a whole number >= 1, got {copies}")
-        self.dataset, self.noise, self.copies, self.seed = dataset, noise, copies, seed
+        if not isinstance(noise, Noise):
+            raise TypeError(f"noise: expected one such as rr.certify.Gaussian(0.25), got {type(noise).__name__}")
+        self.dataset, self.noise, self.copies, self.seed = dataset, noise, whole(copies, "copies"), whole(seed, "seed", 0)
 
     def __len__(self) -> int:
         """Images times copies."""
@@ -97,7 +98,7 @@ class RandomFields(Dataset[Tensor]):
         if not isinstance(shape, Sequence) or len(shape) != 3:
             raise ValueError(f"shape: expected three whole numbers (C, H, W), got {shape!r}")
         check_counts(**dict(zip(("channels", "height", "width"), shape, strict=True)))
-        self.count, self.shape, self.seed = int(count), tuple(int(length) for length in shape), seed
+        self.count, self.shape, self.seed = int(count), tuple(int(length) for length in shape), whole(seed, "seed", 0)
 
     def __len__(self) -> int:
         """`count`."""

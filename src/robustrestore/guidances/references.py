@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from ..arguments import level
+from ..arguments import seed as seed_of
 from ..diffusion import Denoiser
-from ..diffusion.guidance import Reference, check_amount
+from ..diffusion.guidance import Reference
 from ..images import per_image
 from ..modes import generator
 from ..runs import spawn
@@ -22,7 +24,7 @@ class Renoised(Reference, name="renoised"):
 
     def __init__(self, seed: int | None = 0) -> None:
         super().__init__()
-        self.seed = seed
+        self.seed = seed_of(seed)
 
     def run(self, given: Tensor, sigma: Tensor) -> Tensor:
         """Images at the levels [N] of the step."""
@@ -40,7 +42,7 @@ class Denoised(Reference, name="denoised"):
         super().__init__()
         if not isinstance(denoiser, Denoiser):
             raise TypeError(f"denoiser: expected a Denoiser, got {type(denoiser).__name__}")
-        self.denoiser, self.sigma, self.seed = denoiser, check_amount(sigma, "sigma"), seed
+        self.denoiser, self.sigma, self.seed = denoiser, level(sigma), seed_of(seed)
 
     def run(self, given: Tensor, sigma: Tensor) -> Tensor:
         """The estimates, whatever the level of the step."""
@@ -63,7 +65,7 @@ def _diffused(given: Tensor, sigma: Tensor, seed: int | None) -> Tensor:
     if seed is None:
         noise = torch.randn_like(given)
     else:
-        keys = [round(level / STEP) for level in sigma.tolist()]
+        keys = [round(one / STEP) for one in sigma.tolist()]
         drawn = {key: _drawn(given, seed, key) for key in keys}
         noise = drawn[keys[0]].expand_as(given) if len(drawn) == 1 else torch.stack([drawn[key] for key in keys])
     return (wide(given) + per_image(sigma, given) * noise).to(given.dtype)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..arguments import number, whole
 from ..feature import Features, Gaussian
 from ..modes import evaluating
 from ..stage import Purifier, Stage
@@ -37,18 +38,15 @@ class Adaptive(Purifier, name="adaptive"):
         parts = list(stages)
         if not parts or not all(isinstance(part, Stage) for part in parts):
             raise TypeError(f"stages: expected at least one purifier or restorer, got {[type(p).__name__ for p in parts]}")
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
-        if width < 1:
-            raise ValueError(f"width: expected a whole number >= 1, got {width}")
         Features(model, module, dims)  # says what is wrong with them
         self.stages = nn.ModuleList(parts)
-        self.model, self.module, self.width, self.dims = model, module, width, dims
-        self.temperature = float(temperature)
+        self.model, self.module, self.width = model, module, whole(width, "width")
+        self.dims = None if dims is None else whole(dims, "dims")
+        self.temperature = number(temperature, "temperature")
         self.mean: Tensor
         self.whitening: Tensor
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("whitening", torch.zeros(width, width))
+        self.register_buffer("mean", torch.zeros(self.width))
+        self.register_buffer("whitening", torch.zeros(self.width, self.width))
 
     @classmethod
     def of(cls, stages: Sequence[Stage], features: Features, clean: Gaussian, ridge: float = 1e-3) -> "Adaptive":
@@ -57,7 +55,7 @@ class Adaptive(Purifier, name="adaptive"):
             raise ValueError(f"clean: expected statistics of {features.key}, got {clean.key}: measure them again")
         made = cls(stages, features.model, features.module, len(clean.mean), features.dims)
         values, vectors = torch.linalg.eigh(clean.covariance)
-        wide = values.clamp(min=0) + ridge * values.mean().clamp(min=1e-12)
+        wide = values.clamp(min=0) + number(ridge, "ridge") * values.mean().clamp(min=1e-12)
         made.mean.copy_(clean.mean)
         made.whitening.copy_(vectors * wide.rsqrt())
         return made

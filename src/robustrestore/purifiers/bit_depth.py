@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..arguments import whole
 from ..images import straight_through
 from ..stage import Purifier
 
@@ -14,9 +15,7 @@ class BitDepth(Purifier, name="bit_depth"):
 
     def __init__(self, bits: int = 4) -> None:
         super().__init__()
-        if not 1 <= bits <= 16:
-            raise ValueError(f"bits: expected 1..16, got {bits}")
-        self.bits = bits
+        self.bits = whole(bits, "bits", most=16)
 
     def run(self, images: Tensor) -> Tensor:
         """Round on the grid 0, 1/(2^bits - 1), ..., 1."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import number
 from ..stage import Purifier, full_precision
 
 
@@ -14,9 +15,7 @@ class Blur(Purifier, name="blur"):
 
     def __init__(self, sigma: float = 1.0) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma: expected a width > 0 in pixels, got {sigma}")
-        self.sigma = float(sigma)
+        self.sigma = number(sigma, "sigma", "a finite width > 0 in pixels", lambda value: value > 0)
 
     @full_precision
     def run(self, images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..arguments import whole
 from ..runs import Runs, repeated
 from ..stage import Purifier, Stage
 
@@ -22,10 +23,8 @@ class Ensemble(Purifier, name="ensemble"):
         super().__init__()
         if not isinstance(purifier, Stage):
             raise TypeError(f"purifier: expected a purifier such as purifiers.Diffusion, got {type(purifier).__name__}")
-        if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
-            raise ValueError(f"runs: expected a whole number >= 1, got {runs!r}")
-        self.purifier, self.runs = purifier, runs
-        self._runs = Runs(purifier, partial(repeated, what="run", count=runs))
+        self.purifier, self.runs = purifier, whole(runs, "runs")
+        self._runs = Runs(purifier, partial(repeated, what="run", count=self.runs))
 
     @property
     def seed(self) -> int | None:

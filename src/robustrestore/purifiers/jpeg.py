@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import whole
 from ..images import straight_through
 from ..stage import Purifier, full_precision
 
@@ -55,9 +56,7 @@ class Jpeg(Purifier, name="jpeg"):
 
     def __init__(self, quality: int = 50) -> None:
         super().__init__()
-        if not 1 <= quality <= 100:
-            raise ValueError(f"quality: expected 1..100, got {quality}")
-        self.quality = quality
+        self.quality = whole(quality, "quality", most=100)
 
     @full_precision
     def run(self, images: Tensor) -> Tensor:

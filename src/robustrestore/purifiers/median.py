@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import whole
 from ..stage import Purifier
 
 
@@ -14,9 +15,9 @@ class Median(Purifier, name="median"):
 
     def __init__(self, size: int = 3) -> None:
         super().__init__()
-        if size < 1 or size % 2 == 0:
+        self.size = whole(size, "size")
+        if self.size % 2 == 0:
             raise ValueError(f"size: expected an odd number of pixels >= 1, got {size}")
-        self.size = size
 
     def run(self, images: Tensor) -> Tensor:
         """Unfold and sort."""

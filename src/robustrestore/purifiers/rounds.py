@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
+from ..arguments import level, whole
 from ..diffusion import DDPM, Denoiser, TimestepGrid
 from ..runs import Runs, reseeded
 from ..stage import Purifier
@@ -29,7 +30,7 @@ class Rounds(Purifier, name="rounds"):
         if not rounds or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in rounds):
             raise ValueError(f"rounds: expected pairs such as [[0.05, 10], [0.2, 40]], got {rounds!r}")
         self.purifier, self.multiple = purifier, purifier.multiple
-        self.rounds: list[list[float]] = [[float(sigma), steps] for sigma, steps in rounds]
+        self.rounds: list[list[float]] = [[level(sigma), whole(steps, "steps")] for sigma, steps in rounds]
         self._runs = Runs(purifier, partial(_passes, rounds=self.rounds))
 
     @classmethod

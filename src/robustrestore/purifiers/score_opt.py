@@ -1,10 +1,10 @@
 """ScoreOpt (Zhang et al., 2023): move the image to where a denoiser leaves it alone."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from ..arguments import level, number, whole
+from ..arguments import seed as seed_of
 from ..diffusion import Denoiser
 from ..diffusion.slope import slope
 from ..images import per_image
@@ -39,14 +39,13 @@ class ScoreOpt(Purifier, name="score_opt"):
         super().__init__()
         if not isinstance(denoiser, Denoiser):
             raise TypeError(f"denoiser: expected a Denoiser, got {type(denoiser).__name__}: wrap it in diffusion.DiscreteTime")
-        if not (0 <= sigma < math.inf and 0 <= spread <= sigma):
+        self.denoiser, self.sigma, self.spread = denoiser, level(sigma), level(spread, "spread")
+        if spread > sigma:
             raise ValueError(f"sigma: expected levels with 0 <= spread <= sigma, got sigma {sigma} and spread {spread}")
-        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-            raise ValueError(f"iterations: expected a whole number >= 1, got {iterations!r}")
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr: expected a step > 0 in units of [0, 1] images, got {lr}")
-        self.denoiser, self.sigma, self.spread = denoiser, float(sigma), float(spread)
-        self.iterations, self.lr, self.seed, self.checkpointed = iterations, float(lr), seed, checkpointed
+        self.lr = number(lr, "lr", "a step > 0 in units of [0, 1] images", lambda value: value > 0)
+        self.iterations, self.seed, self.checkpointed = whole(iterations, "iterations"), seed_of(seed), checkpointed
+        if not isinstance(checkpointed, bool):
+            raise TypeError(f"checkpointed: expected True or False, got {checkpointed!r}")
 
     def run(self, images: Tensor) -> Tensor:
         """Optimise; at `sigma` 0 the images as they are, without a network call."""
