@@ -67,11 +67,15 @@ class Component:
         known = self.settings()
         if unknown := sorted(set(changes) - set(known)):
             raise TypeError(f"{type(self).__name__}: expected settings among {sorted(known)}, got {unknown}")
+        self.check_replaced({name for name, value in changes.items() if not _equal(value, known[name])})
         with seeded(0):  # initial weights are drawn, and then replaced
             made = type(self)(**{**known, **changes})
         if isinstance(self, nn.Module) and isinstance(made, nn.Module):
             _hand_over(self, made, known)
         return made
+
+    def check_replaced(self, names: set[str]) -> None:
+        """Raise ValueError where settings of these names cannot change: for parts with state that was measured under them."""
 
     def config(self) -> dict[str, Any]:
         """The part as a nested JSON-able tree of kind, name and settings; foreign modules as dotted paths."""
@@ -160,6 +164,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, nn.ModuleList):  # a list first, a module second
         return list(value)
     return value
+
+
+def _equal(value: Any, other: Any) -> bool:
+    return value is other or (isinstance(value, str | int | float) and type(value) is type(other) and value == other)
 
 
 def _usual(value: Any, default: Any) -> bool:

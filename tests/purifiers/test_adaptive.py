@@ -139,6 +139,17 @@ def test_promises_saving_and_modes(features: Features, adaptive: Adaptive) -> No
     features.model.eval()
 
 
+def test_statistics_are_not_taken_over_to_what_they_are_not_of(adaptive: Adaptive, features: Features) -> None:
+    """The old model's statistics under another model would choose by nothing, and say nothing."""
+    for changes in ({"model": Pixels().eval()}, {"module": "norm"}, {"dims": 4}, {"width": 3}, {"model": Pixels(), "dims": 4}):
+        with pytest.raises(ValueError, match=f"Adaptive: expected {', '.join(sorted(changes))} as the statistics.*Adaptive.of"):
+            adaptive.replace(**changes)
+    same = adaptive.replace(model=features.model, module="flat", width=SIDE * SIDE, dims=None, temperature=0.5)
+    assert torch.equal(same.whitening, adaptive.whitening)
+    bare = Adaptive([Blur()], features.model, "flat", 64)  # without statistics there is nothing to take over
+    assert bare.replace(model=Pixels()).model is not features.model
+
+
 def test_wrong_arguments(features: Features, reference: Gaussian) -> None:
     net = features.model
     with pytest.raises(ValueError, match=r"expected statistics of clean images: make it with Adaptive.of"):

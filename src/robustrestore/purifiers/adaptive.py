@@ -16,7 +16,8 @@ class Adaptive(Purifier, name="adaptive"):
 
     Beside ANLS (Yu et al., 2024), which chooses one level for a whole set. Score of a purified image: |d / D - 1|, where d is
     the squared Mahalanobis distance of its features [D] of `module` of `model` to clean ones, of mean D where they are
-    Gaussian. (The plain distance falls the more is smoothed away.) No labels; `of` takes the clean statistics in. Costs
+    Gaussian. (The plain distance falls the more is smoothed away.) No labels; `of` takes the clean statistics in, and `replace`
+    cannot change what they were measured with. Costs
     all stages and as many calls of `model` for every image, and on no network that we measured was it better than one level
     chosen by `Answers` (docs/purification.md).
 
@@ -59,6 +60,14 @@ class Adaptive(Purifier, name="adaptive"):
         made.mean.copy_(clean.mean)
         made.whitening.copy_(vectors * wide.rsqrt())
         return made
+
+    def check_replaced(self, names: set[str]) -> None:
+        """The statistics are those of one model, module, width and dims."""
+        if (tied := sorted(names & {"model", "module", "width", "dims"})) and bool(self.whitening.any()):
+            raise ValueError(
+                f"Adaptive: expected {', '.join(tied)} as the statistics of clean images were measured with, got others: make "
+                "a new one with Adaptive.of(stages, features, features.statistics(clean))"
+            )
 
     def score(self, images: Tensor) -> Tensor:
         """How untypical images [N, C, H, W] look, [N]; 0 is a clean image of mean distance."""
