@@ -1,11 +1,12 @@
 """optimise: a pipeline, stage or denoiser whose denoisers run faster, and by how much its answers move."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .component import Component
 from .diffusion import ChannelsLast, Compiled, Denoiser
@@ -32,6 +33,7 @@ def optimise(
     """
     if not isinstance(part, Part):
         raise TypeError(f"part: expected a pipeline, a purifier or restorer, or a denoiser, got {type(part).__name__}")
+    ways = _checked(ways)
     memo: dict[int, Any] = {}
     made: dict[int, Denoiser] = {}
 
@@ -74,6 +76,23 @@ def _shown(part: Part, images: Tensor) -> Tensor:
         return purified
     noise = torch.randn(images.shape, generator=generator(0)).to(images)
     return torch.cat([part(images + level * noise, level) for level in LEVELS])
+
+
+def _checked(ways: Any) -> list[Way]:
+    """The ways; TypeError or ValueError for what is none, a denoiser in place of its class, and one that comes twice."""
+    if isinstance(ways, type | str) or not isinstance(ways, Iterable) or isinstance(ways, nn.Module):
+        raise TypeError(f"ways: expected a list of classes such as [diffusion.BFloat16], got {ways!r}")
+    found = list(ways)
+    for way in found:
+        if isinstance(way, Denoiser):
+            name = type(way).__name__
+            raise TypeError(f"ways: expected classes such as diffusion.BFloat16, got a {name}: hand over the class itself")
+        if not callable(way) or (isinstance(way, type) and not issubclass(way, Denoiser)):
+            raise TypeError(f"ways: expected classes such as diffusion.BFloat16, got {way!r}")
+    kinds = [way.func if isinstance(way, partial) else way for way in found]
+    if twice := [kind for k, kind in enumerate(kinds) if kind in kinds[:k]]:
+        raise ValueError(f"ways: expected each way once, got {getattr(twice[0], '__name__', twice[0])} more than once")
+    return found
 
 
 def _wrapped(denoiser: Denoiser, ways: Sequence[Way]) -> Denoiser:
