@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 
@@ -43,6 +43,13 @@ def seeded(seed: int | None) -> Iterator[None]:
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(seed)
         yield
+
+
+def recorded(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the parameters and buffers that were made under inference_mode, by name: those themselves keep no graph."""
+    named = (*module.named_parameters(), *module.named_buffers())
+    with torch.inference_mode(False):
+        return {name: tensor.detach().clone() for name, tensor in named if tensor.is_inference()}
 
 
 def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:

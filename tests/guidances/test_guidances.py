@@ -338,7 +338,7 @@ def test_frequency_gradients(flat: bool) -> None:
         (lambda: AGDM(LinearNet(), feature_weight=math.nan), ValueError, "feature_weight: expected a finite number"),
         (lambda: AGDM(LinearNet(), label="input"), TypeError, "label: expected a ClassTerm .*write class_weight=0"),
         (lambda: Denoised(LinearNet()), TypeError, "denoiser: expected a Denoiser, got LinearNet"),
-        (lambda: Denoised(GaussianPrior(), sigma=-1), ValueError, "sigma: expected a finite number >= 0"),
+        (lambda: Denoised(GaussianPrior(), sigma=-1), ValueError, "sigma: expected a finite level >= 0"),
         (lambda: OnEstimate(FrequencyGuidance()), TypeError, "guidance: expected one by a gradient"),
         (lambda: FrequencyGuidance(delta=4), ValueError, r"delta: expected an angle in \[0, pi\], got 4"),
         (lambda: FrequencyGuidance(amplitude=-1), ValueError, "amplitude: expected a finite number >= 0"),

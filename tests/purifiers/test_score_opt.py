@@ -163,6 +163,26 @@ def test_it_works_without_gradients_and_leaves_none_behind() -> None:
     assert float(denoiser.conv1.weight.grad.abs().max()) > 0
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_inference_mode_inside_and_outside(frozen: bool) -> None:
+    """Images, weights and buffers that were made under inference_mode keep no graph, and the stage needs one of its own."""
+    wanted = ScoreOpt(Convolved(), iterations=3)(photos()).detach()
+    with torch.inference_mode():
+        images, made_inside = photos(), ScoreOpt(Convolved().requires_grad_(not frozen), iterations=3)
+        torch.testing.assert_close(made_inside(images), wanted)
+        shared = rr.optimise(made_inside, [diffusion.ChannelsLast])
+        torch.testing.assert_close(shared(images), wanted, atol=1e-6, rtol=0)
+    outside = ScoreOpt(Convolved().requires_grad_(not frozen), iterations=3)
+    for stage in (outside, made_inside, shared):
+        for given in (images, photos()):
+            torch.testing.assert_close(stage(given), wanted, atol=1e-6, rtol=0)
+    gradients = []
+    for stage in (outside, made_inside):
+        leaf = photos().requires_grad_()
+        gradients += torch.autograd.grad(stage(leaf).square().sum(), leaf)
+    torch.testing.assert_close(*gradients)
+
+
 def test_level_zero_is_the_identity_without_a_call() -> None:
     denoiser, images = Convolved(), photos()
     assert torch.equal(ScoreOpt(denoiser, sigma=0.0, spread=0.0)(images), images)

@@ -60,6 +60,29 @@ def test_the_task_pulls_where_it_has_weight() -> None:
     assert losses["loss"].item() == pytest.approx(losses["difference"].item() + 50 * losses["task"].item(), rel=1e-5)
 
 
+def test_targets_that_do_not_fit_are_named_before_anything_is_attacked_or_trained() -> None:
+    class Untouched(rr.attacks.PGD):
+        def run(self, *args: object) -> torch.Tensor:
+            raise AssertionError("attacked")
+
+    model, attack = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), Untouched(rr.Linf(4 / 255))
+    student = rr.restorers.Network(Gain(1.0))
+    parts = (rr.restorers.Network(Gain(0.7)), student, model, rr.tasks.Classification(), attack)
+    recipe, before = rr.recipes.DistillPurifier(*parts), state(student)
+    for target, message in (
+        (torch.tensor([0, 1, 2, 4]), "labels 0..3, got 0..4"),
+        (torch.tensor([0, 1, 2]), "4"),
+        (torch.zeros(4, 16, 20, dtype=torch.long), "target"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            rr.fit(recipe, TensorDataset(photos(4), target) if len(target) == 4 else [(photos(4), target)], PLAN, quiet=True)
+        with pytest.raises((TypeError, ValueError), match=message):
+            recipe(rr.Batch(photos(4), target))
+    assert equal(state(student), before)
+    with pytest.raises(AssertionError, match="attacked"):
+        recipe(rr.Batch(photos(4), torch.tensor([0, 1, 2, 3])))
+
+
 def test_shared_weights_are_refused() -> None:
     shared = nn.Conv2d(3, 3, 1)
     teacher, student = rr.restorers.Network(shared), rr.restorers.Network(shared)

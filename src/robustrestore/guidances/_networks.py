@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attack import one_tensor
-from ..modes import evaluating
+from ..modes import evaluating, recorded
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -15,9 +15,10 @@ def frozen(network: nn.Module, *inputs: Any) -> Any:
     """The network's answer in evaluation mode; gradients reach the inputs and never its weights."""
     weights = dict(network.named_parameters())
     with evaluating(network):
-        if not any(weight.requires_grad for weight in weights.values()):
+        copies = recorded(network)
+        if not copies and not any(weight.requires_grad for weight in weights.values()):
             return network(*inputs)
-        fixed = {name: weight.detach() for name, weight in weights.items()}
+        fixed = {**{name: weight.detach() for name, weight in weights.items()}, **copies}
         return torch.func.functional_call(network, fixed, inputs)
 
 

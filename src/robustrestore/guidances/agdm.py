@@ -1,5 +1,7 @@
 """AGDM (Lin et al., 2024): guidance by the features and the class that a robust auxiliary network sees."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ class AGDM(GradientGuidance, name="agdm"):
     summed over positions. `reference` of D: None for the input as it is, or `Renoised`. `label`: which y, by default
     `LabelOfInput()`; class_weight 0 for none. The network is shown the noisy image; wrap in `OnEstimate` to show it the
     estimate. `strength` has to be swept. Where p is summed over positions, it means the same for images of every size.
+    ValueError where the network detaches what a term needs, a warning where its gradient is 0 for a whole batch (for which a
+    step waits for the device).
     """
 
     def __init__(
@@ -47,16 +51,45 @@ class AGDM(GradientGuidance, name="agdm"):
 
     def likelihood(self, seen: Tensor, given: Tensor, sigma: Tensor) -> Tensor:
         """The weighted sum of both terms, [N]."""
-        latent, scores = read(self.network, seen, self.layer)
+        latent, scores = read(self.network, _watched(seen), self.layer)
         wanted, about = read(self.network, given, self.layer)
         if self.reference is not None and self.feature_weight > 0:
             wanted, _ = read(self.network, self.reference.run(given, sigma), self.layer)
         value = torch.zeros_like(sigma)
         if self.feature_weight > 0:
-            value = value - self.feature_weight * _distance(latent, wanted)
+            value = value - self.feature_weight * _led(_distance(latent, wanted), seen, "features")
         if self.class_weight > 0:
-            value = value + self.class_weight * self.label.run(scores, about)
+            value = value + self.class_weight * _led(self.label.run(scores, about), seen, "scores")
         return value
+
+
+def _led(term: Tensor, seen: Tensor, what: str) -> Tensor:
+    """The term, once it is known that a gradient leads from it to the image."""
+    if seen.requires_grad and not term.requires_grad:
+        raise ValueError(
+            f"network: expected {what} with a gradient in the image, got none: it detaches them; give that term the weight 0, "
+            "or take another network or layer"
+        )
+    return term
+
+
+def _watched(seen: Tensor) -> Tensor:
+    """The image, of which a gradient without any value but 0 is told."""
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(seen) or not seen.requires_grad:
+        return seen
+    alias = seen.view_as(seen)
+
+    def told(gradient: Tensor) -> None:
+        handle.remove()  # the next one is a derivative of this
+        if not bool(gradient.any()):
+            warnings.warn(
+                f"AGDM: the network's gradient is 0 in every pixel of {len(gradient)} images: they are guided by nothing. Take "
+                "a network without rounding or saturation, other weights of the terms, or single precision",
+                stacklevel=2,
+            )
+
+    handle = alias.register_hook(told)  # type: ignore[no-untyped-call]
+    return alias
 
 
 def _distance(first: Tensor, second: Tensor) -> Tensor:

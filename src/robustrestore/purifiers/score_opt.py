@@ -2,13 +2,14 @@
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from ..arguments import level, number, whole
 from ..arguments import seed as seed_of
 from ..diffusion import Denoiser
 from ..diffusion.slope import slope
 from ..images import per_image
-from ..modes import generator
+from ..modes import generator, recorded
 from ..replicas import weights_of
 from ..stage import Purifier
 
@@ -54,33 +55,38 @@ class ScoreOpt(Purifier, name="score_opt"):
         if torch.is_inference_mode_enabled():  # which has no gradients, and the stage needs its own
             with torch.inference_mode(False), torch.no_grad():
                 return self._optimised(images.clone())
-        return self._optimised(images)
+        return self._optimised(images.clone() if images.is_inference() else images)
 
     def _optimised(self, images: Tensor) -> Tensor:
         own = None if self.seed is None else generator(self.seed)
+        copies = recorded(self.denoiser)
         x = images if images.dtype.itemsize >= 4 else images.float()
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         for k in range(1, self.iterations + 1):
-            gradient = self._gradient(x, images, own)
+            gradient = self._gradient(x, images, own, copies)
             first = FIRST * first + (1 - FIRST) * gradient
             second = SECOND * second + (1 - SECOND) * gradient.square()
             root = _root(second / (1 - SECOND**k))
             x = x - self.lr * first / (1 - FIRST**k) / (root + TINY)
         return x.to(images.dtype)
 
-    def _gradient(self, x: Tensor, like: Tensor, own: torch.Generator | None) -> Tensor:
-        """That of the summed squares at a fresh level with fresh noise; the denoiser sees the dtype of `like`."""
+    def _gradient(self, x: Tensor, like: Tensor, own: torch.Generator | None, copies: dict[str, Tensor]) -> Tensor:
+        """That of the summed squares at a fresh level with fresh noise; the denoiser sees the dtype of `like`.
+
+        `copies`: of its weights that were made under inference_mode.
+        """
         count = len(x) if own is None else 1
         share = torch.rand(count, generator=own, device=None if own is not None else x.device)
-        level = (self.sigma + self.spread * (2 * share - 1)).to(x).expand(len(x))
+        sigma = (self.sigma + self.spread * (2 * share - 1)).to(x).expand(len(x))
         noise = torch.randn(count, *x.shape[1:], generator=own, device=None if own is not None else x.device).to(x)
-        offset = per_image(level, x) * noise
+        offset = per_image(sigma, x) * noise
 
         def loss(place: Tensor) -> Tensor:
-            estimate: Tensor = self.denoiser((place + offset).to(like.dtype), level.to(like.dtype))
+            shown = (place + offset).to(like.dtype), sigma.to(like.dtype)
+            estimate: Tensor = functional_call(self.denoiser, copies, shown) if copies else self.denoiser(*shown)
             return (estimate.to(place) - place).square().sum()
 
-        return slope(loss, x, weights_of(self.denoiser), self.checkpointed)
+        return slope(loss, x, () if copies else weights_of(self.denoiser), self.checkpointed)
 
 
 def _root(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..attack import Attack
+from ..attack import Attack, one_tensor
 from ..loss import Loss
 from ..modes import evaluating
 from ..pipeline import DefendedPipeline
@@ -44,6 +44,13 @@ def check_weight(value: float, what: str) -> float:
     if not 0 <= value < float("inf"):
         raise ValueError(f"{what}: expected a finite weight >= 0, got {value}")
     return float(value)
+
+
+def check_fits(model: nn.Module, task: Task, images: Tensor, target: Tensor) -> None:
+    """Raise where a batch's target does not fit the task and what the model answers; shows the model one image."""
+    with torch.no_grad(), evaluating(model):
+        outputs = one_tensor(model(images[:1]))
+    task.check(outputs.expand(len(images), *outputs.shape[1:]), target)
 
 
 def attacked(attack: Attack, model: nn.Module, images: Tensor, objective: Objective, share: float = 1.0) -> Tensor:

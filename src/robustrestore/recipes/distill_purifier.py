@@ -10,7 +10,7 @@ from ..modes import evaluating
 from ..recipe import Batch, Recipe
 from ..stage import Stage
 from ..task import Task
-from ._parts import attacked, check_parts, check_share, check_weight
+from ._parts import attacked, check_fits, check_parts, check_share, check_weight
 
 
 class DistillPurifier(Recipe, name="distill_purifier"):
@@ -53,6 +53,7 @@ class DistillPurifier(Recipe, name="distill_purifier"):
         """The loss, and its parts."""
         chain = nn.Sequential(self.student, self.model)
         target = batch.truth()
+        check_fits(self.model, self.task, batch.images, target)
         with evaluating(chain):
             images = attacked(self.attack, chain, batch.images, self.task.untargeted(target), self.share)
         with torch.no_grad(), trusted():
