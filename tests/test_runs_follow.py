@@ -15,6 +15,7 @@ from toys_replica import replica
 
 import robustrestore as rr
 from robustrestore import diffusion, guidances
+from robustrestore.adversarial_set import identity_of
 from robustrestore.purifiers import Diffusion, Ensemble, Rounds
 from robustrestore.runs import spawn
 
@@ -267,6 +268,38 @@ def test_faster_denoisers_follow_theirs(ways: list[str]) -> None:
     part.denoiser.conv2 = nn.Conv2d(6, 3, 1)
     assert part.denoiser.plainly(IMAGES, torch.ones(2)).shape == IMAGES.shape
     assert pickle.loads(pickle.dumps(twin)).state_dict().keys() == part.state_dict().keys()
+
+
+class Scaled(rr.Purifier):
+    """A stage with a seed, a weight and a buffer of its own, without anything that torch.compile stumbles over."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed, self.scale = seed, nn.Parameter(torch.tensor(0.05))
+        self.register_buffer("shift", torch.tensor(0.02))
+
+    def run(self, images: Tensor) -> Tensor:
+        return images + self.scale * (self.seed % 7) / 7 + self.shift
+
+
+def test_compiled_runs_follow_weights_buffers_and_casts() -> None:
+    for part in (Ensemble(Scaled(), 2), rr.DefendedPipeline(Shown(), [Scaled()], rr.MeanVote(2))):
+        part.double()
+        stage = next(one for one in part.modules() if isinstance(one, Scaled))
+        part.load_state_dict({name: one + 0.01 for name, one in part.state_dict().items()}, assign=True)
+        found = torch.compile(part, backend="eager")(IMAGES.double())
+        torch.testing.assert_close(found, part(IMAGES.double()))
+        assert float(stage.shift.detach()) == pytest.approx(0.03)
+
+
+def test_an_ensemble_is_the_same_before_and_after_a_call() -> None:
+    net = diffusion.SigmaUNet(width=4)
+    part = rr.DefendedPipeline(Linear2(3, 6), [Ensemble(Diffusion(net, guidance=_guided(4)), 2)], rr.MeanVote(2))
+    before = identity_of(part)
+    part(IMAGES)
+    assert identity_of(part) == before == identity_of(copy.deepcopy(part))
+    part.stages[0].purifier.seed = 9
+    assert identity_of(part) != before
 
 
 def test_following_costs_microseconds_a_run() -> None:
