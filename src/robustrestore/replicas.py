@@ -17,8 +17,8 @@ def former(module: nn.Module) -> dict[str, Tensor]:
 
 
 def weights_of(module: nn.Module) -> list[Tensor]:
-    """The parameters of a module, those of a replica too."""
+    """The parameters of a module, those of a replica too, each once."""
     found: list[Tensor] = list(module.parameters())
     if is_replica(module):
         found += [weight for part in module.modules() for weight in former(part).values()]
-    return found
+    return list({id(weight): weight for weight in found}.values())
