@@ -81,8 +81,8 @@ def test_filters_are_those_of_the_purifiers() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Jpeg(0), r"quality: expected 1\.\.100, got 0"),
-        (lambda: Blur(0), "sigma: expected a width > 0 in pixels, got 0"),
+        (lambda: Jpeg(0), r"quality: expected a whole number from 1 to 100, got 0"),
+        (lambda: Blur(0), "sigma: expected a finite width > 0 in pixels, got 0"),
         (lambda: GaussianNoise(-0.1), "sigma: expected a value >= 0, got -0.1"),
         (lambda: GaussianNoise(float("nan")), "sigma: expected a value >= 0, got nan"),
         (lambda: SensorNoise(0), "white: expected electrons > 0, got 0"),
