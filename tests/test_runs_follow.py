@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from functools import partial
 from timeit import repeat
 
 import pytest
@@ -16,7 +17,7 @@ from toys_replica import replica
 import robustrestore as rr
 from robustrestore import diffusion, guidances
 from robustrestore.adversarial_set import identity_of
-from robustrestore.purifiers import Diffusion, Ensemble, Rounds
+from robustrestore.purifiers import Blur, Diffusion, Ensemble, Rounds
 from robustrestore.runs import spawn
 
 IMAGES = photos(2, 6, 6)
@@ -307,3 +308,34 @@ def test_following_costs_microseconds_a_run() -> None:
     ensemble = Ensemble(one, 10)
     spent = min(repeat(lambda: ensemble._runs.of(one), number=20, repeat=5)) / 20 / 10
     assert spent < 1e-4  # about 10 microseconds here; making a run anew takes about 300
+
+
+def _guided_stage(seed: int | None, guidance: diffusion.Guidance | None) -> Diffusion:
+    return Diffusion(Convolved(), 0.1, 2, seed=seed, guidance=guidance)
+
+
+SEEDED = partial(_guided_stage, 3, _guided(4))
+BEFORE = {
+    "no seed": partial(_guided_stage, None, guidances.PixelGuidance(20.0)),
+    "no guidance": partial(_guided_stage, 3, None),
+    "no seed in the guidance": partial(_guided_stage, 3, guidances.PixelGuidance(20.0)),
+    "fresh draws in the guidance": partial(_guided_stage, 3, guidances.PixelGuidance(20.0, reference=guidances.Renoised(None))),
+    "another kind": Blur,
+}
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+def test_runs_of_what_had_no_seed_get_seeds_once_it_has_one(make: Callable, before: Callable) -> None:
+    wanted, part = make(SEEDED())(IMAGES), make(before())
+    part(IMAGES)
+    holder, name = next(
+        (one, name) for one in part.modules() for name, child in one.named_children() if type(child) is type(before())
+    )
+    old = getattr(holder, name)
+    setattr(holder, name, SEEDED())
+    torch.testing.assert_close(part(IMAGES), wanted, atol=1e-6, rtol=0)
+    setattr(holder, name, old)
+    if isinstance(old, Diffusion):
+        part(IMAGES)
+        old.seed, old.guidance = 3, _guided(4)
+        torch.testing.assert_close(part(IMAGES), wanted, atol=1e-6, rtol=0)

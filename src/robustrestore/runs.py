@@ -15,6 +15,8 @@ from .stage import Stage
 P = TypeVar("P", bound=Component)
 _EVERY = frozenset(vars(nn.Module()))  # what every module has: tensors, modules, hooks, the mode
 _MISSING = object()
+_SEEDED = (Stage, Guidance, Reference)
+_SEEDABLE = (*_SEEDED, nn.ModuleList)
 
 
 def spawn(seed: int, run: str) -> int:
@@ -40,7 +42,7 @@ def reseeded(part: P, run: str) -> P:
     """
     own = part.settings().get("seed")
     changes = {"seed": spawn(own, run)} if isinstance(own, int) else {}
-    return rebuilt(part, lambda one: reseeded(one, run), (Stage, Guidance, Reference), **changes)
+    return rebuilt(part, lambda one: reseeded(one, run), _SEEDED, **changes)
 
 
 def repeated(stage: Stage, what: str, count: int) -> list[Stage]:
@@ -51,11 +53,11 @@ def repeated(stage: Stage, what: str, count: int) -> list[Stage]:
 class Runs:
     """Runs of one stage for a part that holds it: `of(stage)` hands them out as the stage now is.
 
-    `make` says which runs: it is asked once, and again where a number among the stage's attributes changed. Weights, buffers,
-    modules, mode and all other attributes are those of the stage at the time of the call, so that runs need no place among the
-    modules of the part that holds them, and stay right when the stage is moved, cast, loaded, copied, replicated or exchanged.
-    Handing out a run costs 10 to 30 microseconds. While compiling all but weights,
-    modules and what is saved of buffers is as it was when runs were made.
+    `make` says which runs: it is asked once, and again where the kind of the stage, a number among its attributes, or those of
+    a stage, guidance or reference in it changed. Weights, buffers, modules, mode and all other attributes are those of the
+    stage at the time of the call, so that runs need no place among the modules of the part that holds them, and stay right
+    when the stage is moved, cast, loaded, copied, replicated or exchanged. Handing out a run costs 10 to 30 microseconds. While
+    compiling all but weights, modules and what is saved of buffers is as it was when runs were made.
     """
 
     def __init__(self, stage: nn.Module, make: Callable[[Any], Sequence[nn.Module]]) -> None:
@@ -63,6 +65,7 @@ class Runs:
         self._renew(stage)
 
     def _renew(self, stage: nn.Module) -> None:
+        self._seen = _Seen(stage)
         self._told = [None if run is stage else _Run(run, stage) for run in self.make(stage)]
         self._bound = self._all(stage)  # they share the places that tensors and modules are kept in, and so follow them
 
@@ -76,32 +79,42 @@ class Runs:
         """The runs of `stage`."""
         if torch.compiler.is_compiling():
             return self._bound
-        if not all(told is None or told.fits(stage) for told in self._told):
+        if not self._seen.fits(stage):
             self._renew(stage)
         return self._all(stage)
+
+
+class _Seen:
+    """What runs are made from: the kinds and numbers of a stage and of what can hold a seed in it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.kind = type(module)
+        self.plain = {name: value for name, value in vars(module).items() if name not in _EVERY and _is_plain(value)}
+        self.parts = {name: _Seen(one) for name, one in _seedable(module).items()}
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether all of it is still the same."""
+        if type(module) is not self.kind:
+            return False
+        now, parts = vars(module), _seedable(module)
+        if parts.keys() != self.parts.keys() or not all(
+            _same(value, now.get(name, _MISSING)) for name, value in self.plain.items()
+        ):
+            return False
+        return all(part.fits(parts[name]) for name, part in self.parts.items())
 
 
 class _Run:
     """What a run has of its own, unlike the stage: attributes, buffers made from settings, and parts like that."""
 
     def __init__(self, run: nn.Module, stage: nn.Module) -> None:
-        self.kind, now = type(stage), vars(stage)
-        self.plain = {name: value for name, value in now.items() if name not in _EVERY and _is_plain(value)}
+        now = vars(stage)
         mine = {name: value for name, value in vars(run).items() if name not in _EVERY}
         self.own = {name: value for name, value in mine.items() if not _same(value, now.get(name, _MISSING))}
         kept = {name: run._buffers[name] for name in run._non_persistent_buffers_set}
         self.buffers = {name: value for name, value in kept.items() if value is not None}
         pairs = {name: (one, stage._modules.get(name)) for name, one in run._modules.items() if one is not None}
         self.parts = {name: _Run(one, old) for name, (one, old) in pairs.items() if old is not None and one is not old}
-
-    def fits(self, stage: nn.Module | None) -> bool:
-        """Whether it can be handed out for the stage: the numbers that it was made from are the same."""
-        if type(stage) is not self.kind:
-            return False
-        now = vars(stage)
-        if not all(_same(value, now.get(name, _MISSING)) for name, value in self.plain.items()):
-            return False
-        return all(part.fits(stage._modules.get(name)) for name, part in self.parts.items())
 
     def bound(self, stage: nn.Module) -> nn.Module:
         """The run with all else as it is in the stage."""
@@ -115,6 +128,10 @@ class _Run:
             made = {name: part.bound(stage._modules[name]) for name, part in self.parts.items()}  # type: ignore[arg-type]
             inside["_modules"] = {**stage._modules, **made}
         return run
+
+
+def _seedable(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: one for name, one in module._modules.items() if isinstance(one, _SEEDABLE)}
 
 
 def _is_plain(value: Any) -> bool:
