@@ -280,7 +280,7 @@ class Scaled(rr.Purifier):
         self.register_buffer("shift", torch.tensor(0.02))
 
     def run(self, images: Tensor) -> Tensor:
-        return images + self.scale * (self.seed % 7) / 7 + self.shift
+        return images + self.scale * (self.seed % 7) / 7 + self.shift + 0.01 * self.training
 
 
 def test_compiled_runs_follow_weights_buffers_and_casts() -> None:
@@ -291,6 +291,15 @@ def test_compiled_runs_follow_weights_buffers_and_casts() -> None:
         found = torch.compile(part, backend="eager")(IMAGES.double())
         torch.testing.assert_close(found, part(IMAGES.double()))
         assert float(stage.shift.detach()) == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("make", [_ensemble, _pipeline, _nested], ids=["ensemble", "vote", "vote on ensembles"])
+def test_compiled_runs_follow_the_mode(make: Callable) -> None:
+    part = make(Scaled())
+    compiled = torch.compile(part, backend="eager", fullgraph=True)
+    for mode in (False, True, False):
+        part.train(mode)
+        torch.testing.assert_close(compiled(IMAGES), part(IMAGES))
 
 
 def test_an_ensemble_is_the_same_before_and_after_a_call() -> None:

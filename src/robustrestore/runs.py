@@ -57,7 +57,7 @@ class Runs:
     a stage, guidance or reference in it changed. Weights, buffers, modules, mode and all other attributes are those of the
     stage at the time of the call, so that runs need no place among the modules of the part that holds them, and stay right
     when the stage is moved, cast, loaded, copied, replicated or exchanged. Handing out a run costs 10 to 30 microseconds. While
-    compiling all but weights, modules and what is saved of buffers is as it was when runs were made.
+    compiling all but weights, modules, the mode and what is saved of buffers is as it was when runs were made.
     """
 
     def __init__(self, stage: nn.Module, make: Callable[[Any], Sequence[nn.Module]]) -> None:
@@ -78,6 +78,9 @@ class Runs:
     def of(self, stage: Any) -> list[Any]:
         """The runs of `stage`."""
         if torch.compiler.is_compiling():
+            for told, run in zip(self._told, self._bound, strict=True):
+                if told is not None:
+                    told.take_over_mode(run, stage)
             return self._bound
         if not self._seen.fits(stage):
             self._renew(stage)
@@ -115,6 +118,15 @@ class _Run:
         self.buffers = {name: value for name, value in kept.items() if value is not None}
         pairs = {name: (one, stage._modules.get(name)) for name, one in run._modules.items() if one is not None}
         self.parts = {name: _Run(one, old) for name, (one, old) in pairs.items() if old is not None and one is not old}
+
+    def take_over_mode(self, run: nn.Module, stage: nn.Module) -> None:
+        """The run, and each of its own parts, in the mode that the stage is in."""
+        if run.training != stage.training:
+            run.training = stage.training
+        for name, part in self.parts.items():
+            now = getattr(stage, name, None)
+            if isinstance(now, nn.Module):
+                part.take_over_mode(getattr(run, name), now)
 
     def bound(self, stage: nn.Module) -> nn.Module:
         """The run with all else as it is in the stage."""
