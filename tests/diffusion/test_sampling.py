@@ -179,3 +179,13 @@ def test_steps_that_lead_nowhere(sampler: diffusion.Sampler, now: float, then: f
     images = photos()
     with pytest.raises(ValueError, match=f"now, then: expected a finite level and a lower one >= 0, got {now} and {then}"):
         sampler.step(images, images, now, then, images)
+
+
+@pytest.mark.parametrize("sampler", [diffusion.DDIM(), diffusion.DDPM(), diffusion.DPMSolverPP(), diffusion.VPSDE()], ids=str)
+def test_a_chain_from_level_0_is_its_estimates(sampler: diffusion.Sampler) -> None:
+    images = torch.full((1, 1, 2, 2), 0.4)
+    levels = sampler.levels(0.0, 3)
+    assert set(levels) == {0.0}
+    for now, then in pairwise(levels):
+        assert sampler.step(images, images + 0.1, now, then) is not images
+        torch.testing.assert_close(sampler.step(images, images + 0.1, now, then), images + 0.1)

@@ -41,9 +41,9 @@ class Sampler(Component, kind="samplers"):
 
         `noise`: standard normal, for steps whose `spread` is not 0. `before`: the estimate of the step before and its
         level, for samplers of more than one step; None in the first. ValueError unless `now` is above `then`, both finite and
-        >= 0.
+        >= 0, or both are 0: a chain from level 0 is its estimates.
         """
-        if not 0 <= then < now < math.inf:
+        if not (0 <= then < now < math.inf or now == then == 0):
             raise ValueError(f"now, then: expected a finite level and a lower one >= 0, got {now} and {then}")
         if then == 0:
             return clean
