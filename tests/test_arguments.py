@@ -11,7 +11,7 @@ from toys import photos
 from toys_diffusion import Convolved
 
 import robustrestore as rr
-from robustrestore import arguments, certify, data, guidances, purifiers
+from robustrestore import arguments, certify, data, diffusion, guidances, levels, purifiers
 
 NET = Convolved()
 DIFFUSION = purifiers.Diffusion(NET)
@@ -119,3 +119,35 @@ def test_other_kinds() -> None:
         purifiers.DensePure(NET, checkpointed=2.5)
     with pytest.raises(TypeError, match=r"noise: expected one such as rr.certify.Gaussian\(0.25\), got float"):
         data.Noisy(IMAGES, 0.1)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, torch.float64], ids=str)
+def test_levels_may_be_tensors_and_arrays_without_dimensions(kind: Any) -> None:
+    value = torch.linspace(0, 0.0625, 2, dtype=kind)[1] if isinstance(kind, torch.dtype) else kind(0.0625)
+    for make, name, _ in LEVELS:
+        assert (found := getattr(make(**{name: value}), name)) == 0.0625
+        assert type(found) is float
+    assert levels.checked_levels([value, 0.5]) == [0.0625, 0.5]
+    assert purifiers.Rounds(DIFFUSION, [[value, 2]]).rounds == [[0.0625, 2]]
+    with pytest.raises(ValueError, match="got True"):
+        purifiers.Denoise(NET, kind(True) if kind is not torch.float64 else torch.tensor(True))
+
+
+def test_numpys_whole_numbers_in_diffusion() -> None:
+    four = np.int64(4)
+    for grid in (diffusion.Even(), diffusion.TimestepGrid()):
+        assert grid.levels(0.3, four) == grid.levels(0.3, 4)
+    assert diffusion.named_alphas("cosine", four) == diffusion.cosine_alphas(4)
+    assert (
+        type(diffusion.TimestepGrid("linear", four).steps) is type(diffusion.TimestepGrid([0.9, 0.5], np.int64(2)).steps) is int
+    )
+    assert type(diffusion.NoiseConditioned(nn.Identity(), multiple=four).multiple) is int
+    for part in (purifiers.Diffusion(NET, checkpointed=four), purifiers.DensePure(NET, checkpointed=four)):
+        assert (part.checkpointed, type(part.checkpointed)) == (4, int)
+    for make in (
+        diffusion.linear_alphas,
+        partial(diffusion.Even().levels, 0.3),
+        partial(diffusion.NoiseConditioned, NET, 1.0, 0.0),
+    ):
+        with pytest.raises(ValueError, match="expected a whole number >= 1, got True"):
+            make(True)

@@ -1,7 +1,7 @@
 """What arguments of constructors have to be: whole numbers, finite numbers, levels, seeds.
 
-Each is handed back in Python's own type. TypeError for what is no number at all, ValueError for one that does not fit, and
-for True and False.
+Each is handed back in Python's own type; finite numbers may come as tensors or arrays without dimensions. TypeError for what
+is no number at all, ValueError for one that does not fit, and for True and False.
 """
 
 import math
@@ -30,11 +30,17 @@ def number(
     value: Any, what: str, expected: str = "a finite number >= 0", fits: Callable[[float], bool] = lambda value: value >= 0
 ) -> float:
     """A finite number that `fits`, as `expected` says in words."""
+    value = single(value)
     if not isinstance(value, Real):
         raise TypeError(f"{what}: expected {expected}, got {type(value).__name__} {value!r}")
     if isinstance(value, bool) or not math.isfinite(value) or not fits(float(value)):
         raise ValueError(f"{what}: expected {expected}, got {value!r}")
     return float(value)
+
+
+def single(value: Any) -> Any:
+    """What a tensor, array or numpy number without dimensions holds, as Python's own; all else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def level(value: Any, what: str = "sigma") -> float:

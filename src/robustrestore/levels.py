@@ -7,6 +7,7 @@ from numbers import Real
 
 from torch import nn
 
+from .arguments import single
 from .diffusion import Denoiser
 from .pipeline import DefendedPipeline
 from .stage import Stage
@@ -45,7 +46,7 @@ def checked_levels(levels: Sequence[float]) -> list[float]:
     """The levels, rising; each of them once."""
     if isinstance(levels, str) or not isinstance(levels, Iterable):
         raise TypeError(f"levels: expected a list of sigmas, got {levels!r}")
-    given = list(levels)
+    given = [single(one) for one in levels]
     wrong = [one for one in given if isinstance(one, bool) or not isinstance(one, Real)]
     if wrong:
         raise TypeError(f"levels: expected finite sigmas >= 0, got {wrong[0]!r} among them")

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from ..arguments import whole
 from ..component import Component
 from ..images import check_shape, pad_to_multiple
 
@@ -93,10 +94,8 @@ def answer(found: Any, network: Any, images: Tensor) -> Tensor:
 
 
 def checked_multiple(multiple: int) -> int:
-    """The multiple as given; ValueError unless sizes can divide by it."""
-    if not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"multiple: expected a whole number >= 1, got {multiple}")
-    return multiple
+    """The multiple, as Python's own number; ValueError unless sizes can divide by it."""
+    return whole(multiple, "multiple")
 
 
 def _check_levels(sigma: Any) -> None:

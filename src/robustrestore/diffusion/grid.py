@@ -5,6 +5,7 @@ from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from ..arguments import whole
 from ..component import Component
 from .schedule import checked_alphas, named_alphas
 
@@ -38,7 +39,8 @@ class TimestepGrid(Grid, name="timesteps"):
     """
 
     def __init__(self, alphas: Sequence[float] | str | None = None, steps: int | None = None) -> None:
-        self.alphas, self.steps = alphas if isinstance(alphas, str | None) else checked_alphas(alphas), steps
+        self.alphas = alphas if isinstance(alphas, str | None) else checked_alphas(alphas)
+        self.steps = None if steps is None else whole(steps, "steps")
         if isinstance(self.alphas, list):
             table = self.alphas
         else:
@@ -89,5 +91,4 @@ def check_level(sigma: float) -> None:
 
 
 def _check_steps(steps: int) -> None:
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: expected a whole number >= 1, got {steps}")
+    whole(steps, "steps")

@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import torch
 
+from ..arguments import whole
+
 
 def linear_alphas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> list[float]:
     """Products of (1 - beta) for linear betas (Ho, Jain and Abbeel, 2020); entry k belongs to k + 1 steps of noise.
@@ -67,9 +69,7 @@ def _ends(first: float, last: float) -> tuple[float, float]:
 
 
 def _counted(steps: int) -> int:
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: expected a whole number >= 1, got {steps}")
-    return steps
+    return whole(steps, "steps")
 
 
 def _products(betas: torch.Tensor) -> list[float]:

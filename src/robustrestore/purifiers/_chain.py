@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,9 +20,9 @@ _State = tuple[Tensor, tuple[Tensor, float] | None]  # an image between two step
 
 def checked_checkpoints(checkpointed: Any) -> bool | int:
     """True, False or a number of steps that are recomputed together."""
-    if not isinstance(checkpointed, int) or checkpointed < 0:
+    if not isinstance(checkpointed, Integral) or checkpointed < 0:
         raise ValueError(f"checkpointed: expected True, False or a number of steps >= 1, got {checkpointed!r}")
-    return checkpointed
+    return checkpointed if isinstance(checkpointed, bool) else int(checkpointed)
 
 
 class Chain:
