@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,3 +135,10 @@ def test_wrong_values() -> None:
     for make in makers:
         with pytest.raises(TypeError, match=r"grid: expected a Grid such as diffusion.TimestepGrid\(\), got int"):
             make(grid=1000)
+
+
+@pytest.mark.parametrize("sampler", [diffusion.DDIM, diffusion.DDPM, diffusion.DPMSolverPP, diffusion.VPSDE], ids=str)
+def test_a_level_far_below_the_first_timestep_is_one_step(sampler: Any) -> None:
+    images = torch.full((1, 3, 4, 4), 0.4)
+    purifier = rr.purifiers.Diffusion(Convolved(), 1e-5, 5, sampler(grid=diffusion.TimestepGrid()))
+    torch.testing.assert_close(purifier(images), purifier.replace(steps=1)(images), atol=1e-3, rtol=0)

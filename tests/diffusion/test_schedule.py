@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,3 +93,11 @@ def test_alphas_that_cannot_be_are_told(alphas: list[float], got: str) -> None:
 def test_levels_that_single_precision_does_not_tell_apart() -> None:
     with pytest.raises(ValueError, match="alphas: expected levels that single precision tells apart"):
         diffusion.DiscreteTime(Timed(), [0.9, 0.9 - 1e-12, 0.5])  # its timestep would be 0 / 0
+
+
+@pytest.mark.parametrize("make", [diffusion.TimestepGrid, diffusion.named_alphas], ids=["grid", "alphas"])
+def test_so_many_steps_that_nothing_is_left(make: Any) -> None:
+    with pytest.raises(ValueError, match="steps: expected as many as leave something of an image, got 100000"):
+        make("linear", 100_000)
+    assert make("cosine", 100_000)
+    assert diffusion.TimestepGrid(diffusion.linear_alphas(100_000, 0.1 / 100_000, 20 / 100_000)).levels(0.2, 3)[1] < 0.2

@@ -78,7 +78,7 @@ class DDIM(Sampler, name="ddim"):
 
     def spread(self, now: float, then: float) -> float:
         """eta then sqrt(now^2 - then^2) / now."""
-        return self.eta * then * math.sqrt(max(0.0, now**2 - then**2)) / now
+        return 0.0 if then == 0 else self.eta * then * math.sqrt(max(0.0, now**2 - then**2)) / now
 
     def mean(self, noisy: Tensor, clean: Tensor, now: float, then: float, before: Before) -> Tensor:
         """The estimate and as much of the old noise as the fresh noise leaves room for."""

@@ -73,4 +73,10 @@ def _counted(steps: int) -> int:
 
 
 def _products(betas: torch.Tensor) -> list[float]:
-    return [float(a) for a in (1 - betas).cumprod(0)]
+    found = [float(a) for a in (1 - betas).cumprod(0)]
+    if found[-1] < torch.finfo(torch.float64).tiny:
+        raise ValueError(
+            f"steps: expected as many as leave something of an image, got {len(found)}, with products of 1 - beta down to "
+            f"{found[-1]:.3g}: take smaller betas, as in linear_alphas(steps, 0.1 / steps, 20 / steps)"
+        )
+    return found
