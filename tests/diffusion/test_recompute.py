@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 from toys_diffusion import Convolved
 
@@ -128,3 +130,25 @@ def test_gradients_reach_the_weights_through_replicas(make: Callable[[], Any], m
         found = torch.autograd.grad(torch.cat(outs).pow(3).sum(), weights)
         assert all(float(one.abs().max()) > 0 for one in wanted)
         torch.testing.assert_close(found, wanted)
+
+
+_CHAINS = [rr.purifiers.DensePure, partial(Diffusion, checkpointed=2)]
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+@pytest.mark.parametrize("make", _CHAINS, ids=["steps", "nested"])
+def test_forward_mode_and_vmap_through_recomputed_chains(make: Any, frozen: bool) -> None:
+    stage = make(Convolved().double().requires_grad_(not frozen), 0.2)
+    images, along = _images()[..., :6, :6], torch.linspace(-1, 1, 2 * 3 * 6 * 6, dtype=torch.float64).view(2, 3, 6, 6)
+    leaf = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((stage(leaf) * along).sum(), leaf)
+    _, tangent = torch.func.jvp(stage, (images,), (along,))
+    torch.testing.assert_close((tangent * along).sum().detach(), (gradient * along).sum())
+    rows = torch.autograd.functional.jacobian(lambda image: (stage(image) * along).sum((1, 2, 3)), images, vectorize=True)
+    torch.testing.assert_close(rows.sum(0), gradient)
+    with pytest.raises(NotImplementedError, match="torch.func.jacrev.*: set checkpointed=False"):
+        torch.func.jacrev(stage)(images)
+    each = torch.vmap(torch.func.grad(lambda image, way: (stage(image[None])[0] * way).sum()), randomness="same")(images, along)
+    torch.testing.assert_close(each, gradient)
+    with forward_ad.dual_level():
+        assert torch.equal(forward_ad.unpack_dual(stage(forward_ad.make_dual(images, along))).tangent, tangent)

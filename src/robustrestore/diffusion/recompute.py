@@ -7,21 +7,38 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd.forward_ad import unpack_dual
 from torch.utils.checkpoint import get_device_states, set_device_states
+
+_CARRYING = {TransformType.Vmap, TransformType.Jvp}
 
 
 def recomputed(function: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Iterable[Tensor] = ()) -> Tensor:
     """`function(*inputs)`, evaluated once more in the backward pass, randomness and autocast replayed; keeps the inputs alone.
 
     Gradients reach `inputs` and those `weights` that want one, and nothing else that `function` may hold; derivatives of
-    gradients are recomputed likewise, to any order. PyTorch's checkpoint of a function that takes a gradient of its own would
+    gradients are recomputed likewise, to any order. In forward mode and under `torch.vmap` nothing is recomputed;
+    `torch.func.jacrev` raises NotImplementedError. PyTorch's
+    checkpoint of a function that takes a gradient of its own would
     evaluate it twice already in the forward pass, and with a graph.
     """
     wanted = [weight for weight in weights if weight.requires_grad]
     if not (torch.is_grad_enabled() and any(one.requires_grad for one in (*inputs, *wanted))):
         return function(*inputs)
+    if _is_carried((*inputs, *wanted)):
+        return function(*inputs)
     out: Tensor = _Recomputed.apply(function, _Replayed(function, inputs[0]), len(inputs), *inputs, *wanted)
     return out
+
+
+def _is_carried(tensors: Iterable[Tensor]) -> bool:
+    """Whether tangents or a further axis go with tensors, which no custom function of ours takes."""
+    if torch.compiler.is_compiling():
+        return False
+    kinds = {one.key() for one in retrieve_all_functorch_interpreters()}
+    return bool(kinds & _CARRYING) or any(unpack_dual(one).tangent is not None for one in tensors)  # type: ignore[no-untyped-call]
 
 
 class _Replayed:
@@ -63,6 +80,10 @@ class _Recomputed(torch.autograd.Function):
         if torch.is_grad_enabled():  # a derivative of this one is asked for
             like = [*(one for one, ask in zip(inputs, asked, strict=False) if ask), *wanted]
             whole = partial(_whole, pull, [one.shape for one in like])
+            if _is_carried(grads):
+                raise NotImplementedError(
+                    "expected a gradient at a time, got several by vmap (torch.func.jacrev): set checkpointed=False"
+                )
             found = list(_Recomputed.apply(whole, whole, len(inputs) + len(grads), *inputs, *grads, *wanted))
         else:
             found = list(pull(*inputs, *grads))
