@@ -348,3 +348,27 @@ def test_runs_of_what_had_no_seed_get_seeds_once_it_has_one(make: Callable, befo
         part(IMAGES)
         old.seed, old.guidance = 3, _guided(4)
         torch.testing.assert_close(part(IMAGES), wanted, atol=1e-6, rtol=0)
+
+
+class Both(nn.Module):
+    """A stage's images, and what a network that its guidance knows makes of them."""
+
+    def __init__(self, stage: rr.Stage, network: nn.Module) -> None:
+        super().__init__()
+        self.stage, self.network = stage, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.stage(images))
+
+
+@pytest.mark.parametrize("kind", ["reference", "network"])
+def test_what_a_guidance_freezes_stays_frozen_in_replicas(kind: str) -> None:
+    net = Convolved().requires_grad_()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    denoised = guidances.PixelGuidance(20.0, reference=guidances.Denoised(net, seed=4))
+    guidance = denoised if kind == "reference" else guidances.AGDM(network, 50.0)
+    part = Both(Diffusion(net, 0.2, 3, guidance=guidance, checkpointed=False), network)
+    weights = list(part.parameters())
+    found, wanted = (torch.autograd.grad(one(IMAGES).square().sum(), weights) for one in (replica(part), part))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)

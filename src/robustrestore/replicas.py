@@ -22,3 +22,12 @@ def weights_of(module: nn.Module) -> list[Tensor]:
     if is_replica(module):
         found += [weight for part in module.modules() for weight in former(part).values()]
     return list({id(weight): weight for weight in found}.values())
+
+
+def named_weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a module, those of a replica too, by name."""
+    found: dict[str, Tensor] = dict(module.named_parameters())
+    if is_replica(module):
+        for path, part in module.named_modules():
+            found |= {f"{path}.{name}".lstrip("."): weight for name, weight in former(part).items()}
+    return found

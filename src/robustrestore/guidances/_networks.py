@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from ..attack import one_tensor
 from ..modes import evaluating, recorded
+from ..replicas import named_weights_of
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def frozen(network: nn.Module, *inputs: Any) -> Any:
     """The network's answer in evaluation mode; gradients reach the inputs and never its weights."""
-    weights = dict(network.named_parameters())
+    weights = named_weights_of(network)
     with evaluating(network):
         copies = recorded(network)
         if not copies and not any(weight.requires_grad for weight in weights.values()):
