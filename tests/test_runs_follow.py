@@ -372,3 +372,38 @@ def test_what_a_guidance_freezes_stays_frozen_in_replicas(kind: str) -> None:
     found, wanted = (torch.autograd.grad(one(IMAGES).square().sum(), weights) for one in (replica(part), part))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
+
+
+class Listed(rr.Purifier):
+    """images + 0.01 (seed % 7) + the sum of a list of its own."""
+
+    def __init__(self, seed: int = 0, shifts: tuple[float, ...] = (0.01, 0.02)) -> None:
+        super().__init__()
+        self.seed, self.shifts = seed, list(shifts)
+
+    def run(self, images: Tensor) -> Tensor:
+        return images + 0.01 * (self.seed % 7) + sum(self.shifts)
+
+
+def test_lists_and_numbers_of_runs_changed_in_place(make: Callable) -> None:
+    part, wanted = make(Listed()), make(Listed(shifts=(0.05, 0.02)))(IMAGES)
+    part(IMAGES)
+    stage = next(one for one in part.modules() if isinstance(one, Listed))
+    stage.shifts[0] = 0.05
+    torch.testing.assert_close(part(IMAGES), wanted)
+    stage.shifts = [0.03, 0.04]
+    torch.testing.assert_close(part(IMAGES), wanted)
+
+
+@pytest.mark.parametrize("hold", [nn.Sequential, _pipeline], ids=["alone", "vote"])
+def test_settings_of_ensembles_and_rounds_changed_in_place(hold: Callable) -> None:
+    one = Diffusion(Convolved(), 0.1, 2)
+    ensemble, rounds = hold(Ensemble(one, 2)), hold(Rounds(one, [[0.1, 1], [0.2, 1]]))
+    ensemble(IMAGES), rounds(IMAGES)
+    next(part for part in ensemble.modules() if isinstance(part, Ensemble)).runs = 4
+    torch.testing.assert_close(ensemble(IMAGES), hold(Ensemble(one, 4))(IMAGES))
+    stage = next(part for part in rounds.modules() if isinstance(part, Rounds))
+    stage.rounds[1][0] = 0.3
+    torch.testing.assert_close(rounds(IMAGES), hold(Rounds(one, [[0.1, 1], [0.3, 1]]))(IMAGES))
+    stage.rounds = [[0.1, 3]]
+    torch.testing.assert_close(rounds(IMAGES), hold(Rounds(one, [[0.1, 3]]))(IMAGES))

@@ -24,7 +24,10 @@ class Ensemble(Purifier, name="ensemble"):
         if not isinstance(purifier, Stage):
             raise TypeError(f"purifier: expected a purifier such as purifiers.Diffusion, got {type(purifier).__name__}")
         self.purifier, self.runs = purifier, whole(runs, "runs")
-        self._runs = Runs(purifier, partial(repeated, what="run", count=self.runs))
+        self._runs = self._repeated()
+
+    def _repeated(self) -> Runs:
+        return Runs(self.purifier, partial(repeated, what="run", count=self.runs))
 
     @property
     def seed(self) -> int | None:
@@ -35,6 +38,8 @@ class Ensemble(Purifier, name="ensemble"):
     def run(self, images: Tensor) -> Tensor:
         """The mean of the members' images, summed in at least single precision."""
         total = torch.zeros_like(images, dtype=torch.promote_types(images.dtype, torch.float32))
+        if len(self._runs) != self.runs:
+            self._runs = self._repeated()
         for member in self._runs.of(self.purifier):
             total = total + member(images)
         return (total / self.runs).to(images.dtype)

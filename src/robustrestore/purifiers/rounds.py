@@ -31,7 +31,11 @@ class Rounds(Purifier, name="rounds"):
             raise ValueError(f"rounds: expected pairs such as [[0.05, 10], [0.2, 40]], got {rounds!r}")
         self.purifier, self.multiple = purifier, purifier.multiple
         self.rounds: list[list[float]] = [[level(sigma), whole(steps, "steps")] for sigma, steps in rounds]
-        self._runs = Runs(purifier, partial(_passes, rounds=self.rounds))
+        self._runs = self._passes()
+
+    def _passes(self) -> Runs:
+        self._made = [list(pair) for pair in self.rounds]
+        return Runs(self.purifier, partial(_passes, rounds=self._made))
 
     @classmethod
     def lee_kim_cifar(cls, denoiser: Denoiser, seed: int | None = 0) -> "Rounds":
@@ -50,6 +54,8 @@ class Rounds(Purifier, name="rounds"):
 
     def run(self, images: Tensor) -> Tensor:
         """Round after round."""
+        if self._made != self.rounds:
+            self._runs = self._passes()
         for one in self._runs.of(self.purifier):
             images = one.run(images)
         return images
