@@ -129,3 +129,9 @@ def test_other_arguments() -> None:
         select_noise_level(PURIFIER, rr.Answers(NET), photos(6), CLEAN)
     with pytest.raises(TypeError, match=r"features: expected Features\(model, module\) or Answers\(model\), got Sequential"):
         select_noise_level(PURIFIER, NET, photos(6), CLEAN)
+
+
+def test_a_level_that_a_purifier_refuses_is_named() -> None:
+    purifier = rr.purifiers.ScoreOpt(Convolved(), iterations=1)
+    with pytest.raises(ValueError, match=r"^attacked, level 0\.02: sigma: expected levels with 0 <= spread <= sigma"):
+        select_noise_level(purifier, FEATURES, photos(6), CLEAN, [0.02])

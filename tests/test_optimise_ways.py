@@ -46,3 +46,14 @@ def test_functions_and_classes_of_ones_own_are_ways() -> None:
     fast = rr.optimise(part, (way for way in [lambda one: ChannelsLast(one), partial(Compiled, backend="eager")]), photos())
     assert type(fast.denoiser) is Compiled
     assert type(fast.denoiser.denoiser) is diffusion.ChannelsLast
+
+
+def _wrapped(denoiser: diffusion.Denoiser, kind: type) -> diffusion.Denoiser:
+    return kind(denoiser)
+
+
+def test_one_function_with_other_arguments_is_another_way() -> None:
+    part = rr.purifiers.Diffusion(Convolved())
+    made = rr.optimise(part, [partial(_wrapped, kind=ChannelsLast), partial(_wrapped, kind=BFloat16)])
+    assert isinstance(made.denoiser, BFloat16)
+    assert made(photos()).shape == photos().shape

@@ -162,7 +162,7 @@ def select_noise_level(
 
     def measure(level: float) -> float:
         if level not in known:
-            with seeded(seed), _counted(stage_at(level)) as (stage, shown), placed(f"attacked, level {level:.4g}"):
+            with placed(f"attacked, level {level:.4g}"), seeded(seed), _counted(stage_at(level)) as (stage, shown):
                 seen[:] = [features.statistics(attacked, stage)]
             known[level] = Point(level, _finite(seen[0].distance(wanted), level), sum(shown))
             if progress is not None:

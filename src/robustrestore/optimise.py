@@ -89,7 +89,7 @@ def _checked(ways: Any) -> list[Way]:
             raise TypeError(f"ways: expected classes such as diffusion.BFloat16, got a {name}: hand over the class itself")
         if not callable(way) or (isinstance(way, type) and not issubclass(way, Denoiser)):
             raise TypeError(f"ways: expected classes such as diffusion.BFloat16, got {way!r}")
-    kinds = [way.func if isinstance(way, partial) else way for way in found]
+    kinds = [way.func if isinstance(way, partial) and isinstance(way.func, type) else way for way in found]
     if twice := [kind for k, kind in enumerate(kinds) if kind in kinds[:k]]:
         raise ValueError(f"ways: expected each way once, got {getattr(twice[0], '__name__', twice[0])} more than once")
     return found
