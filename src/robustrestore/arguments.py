@@ -9,7 +9,7 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
-LARGEST = 2**63  # seeds are below it: PyTorch's generators take no more
+LARGEST = 2**63  # seeds are below it: what 64 bits hold with a sign
 
 
 def whole(value: Any, what: str, least: int = 1, most: int | None = None) -> int:
