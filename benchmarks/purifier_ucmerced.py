@@ -34,7 +34,7 @@ def case(data: Path, full: bool, auxiliary: Path | None) -> Case:
         **effort,
         auxiliary=robust,
         alone={} if robust is None else {"adversarial training, no purifier": robust},
-        agdm=0.01,
+        agdm=25.0,
         few=Case.few if full else ("blur", "JPEG", "one-step"),
         checkpointed=full,
         about={"network": NETWORK, "size": ucmerced.SIZE, "images": picks},

@@ -47,8 +47,22 @@ def report(name: str) -> str:
 def denoising() -> str:
     """Methods down, levels across."""
     rows = _load("denoising")["psnr"]
-    body = [[name, *(f"{row[level]['psnr']:.2f}" for level in ("15", "25", "50"))] for name, row in rows.items()]
-    return _lines(["PSNR in dB", "sigma 15", "sigma 25", "sigma 50"], body)
+    levels = list(rows["noisy"])
+    body = [[name, *(f"{row[level]['psnr']:.2f}" for level in levels)] for name, row in rows.items()]
+    return _lines(["PSNR in dB", *(f"sigma {level}{'' if '.' in level else '/255'}" for level in levels)], body)
+
+
+def priors() -> str:
+    """The two priors as purifiers: views across, then the PSNR of what they hand on."""
+    found = _load("priors")
+    rows = {(row["defence"], "none" if row["attack"] == "none" else row["view"]): row for row in found["rows"]}
+    names, views = {"Diffusion": "photographs", "open": "open"}, ("none", "oblivious", "bpda", "adaptive")
+    body = []
+    for defence, name in names.items():
+        kept = [f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in found["about"]["PSNR"][name].values()]
+        body.append([name, *(_cell(rows[defence, view], "mean IoU") for view in views), *kept])
+    heads = ["no attack", "oblivious", "BPDA", "adaptive", "PSNR to the clean frame, no attack", "the same, oblivious"]
+    return _lines(["mean IoU", *heads], body)
 
 
 def deraining() -> str:
@@ -346,6 +360,8 @@ TABLES = {
     "denoising": denoising,
     "deraining": deraining,
     "levels": levels,
+    "priors": priors,
+    "priors verdicts": lambda: verdicts("priors"),
     "prenet": prenet,
     "processes": processes,
     "segmenter": segmenter,

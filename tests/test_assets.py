@@ -16,8 +16,8 @@ def _psnr(image: torch.Tensor, clean: torch.Tensor) -> float:
 
 def test_weights_are_small_and_have_cards() -> None:
     files = list(FOLDER.glob("*.safetensors"))
-    assert {file.stem for file in files} == {"prior", "derain", "street"}
-    assert sum(file.stat().st_size for file in files) <= 12e6
+    assert {file.stem for file in files} == {"prior", "prior_photographs", "derain", "street"}
+    assert sum(file.stat().st_size for file in files) <= 14.5e6
     for file in files:
         card = file.with_suffix(".md").read_text(encoding="utf-8")
         for word in ("**Data**", "**Recipe**", "seed 0", "**Measured**", "**Limits**", "**Licence**"):
@@ -32,9 +32,10 @@ def test_photographs_are_images_of_one_size() -> None:
         rr.images.check_images(image)
 
 
+@pytest.mark.parametrize("name", ["open", "photographs"])
 @pytest.mark.parametrize(("level", "floor"), [(15, 32.5), (25, 29.8), (50, 26.5)])
-def test_prior_denoises_photographs_that_it_never_saw(level: int, floor: float) -> None:
-    prior, sigma = rr.assets.prior(), level / 255
+def test_prior_denoises_photographs_that_it_never_saw(level: int, floor: float, name: str) -> None:
+    prior, sigma = rr.assets.prior(name), level / 255
     assert not any(p.requires_grad for p in prior.parameters())
     found, blurred = [], []
     for image in rr.assets.photographs().values():
@@ -44,6 +45,19 @@ def test_prior_denoises_photographs_that_it_never_saw(level: int, floor: float) 
         blurred.append(max(_psnr(rr.purifiers.Blur(s).run(noisy), image) for s in (0.6, 0.9, 1.3)))
     assert sum(found) / 4 > floor
     assert sum(found) / 4 > sum(blurred) / 4 + 2
+
+
+def test_of_the_two_priors_the_one_trained_on_photographs_is_better() -> None:
+    clean = torch.cat(list(rr.assets.photographs().values()))
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        better, open_one = (_psnr(rr.assets.prior(name)(noisy, 0.1), clean) for name in ("photographs", "open"))
+    assert better > open_one + 0.15
+
+
+def test_an_unknown_prior_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"expected one of open, photographs, got 'opened'"):
+        rr.assets.prior("opened")
 
 
 def test_prior_keeps_its_promises_at_odd_sizes() -> None:

@@ -11,15 +11,23 @@ from ..weights import load_weights
 
 FOLDER = Path(__file__).parent
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
+PRIORS = {"open": "prior.safetensors", "photographs": "prior_photographs.safetensors"}
 STREET_SIZE = (192, 256)
 STREET_MEAN, STREET_STD = (0.41, 0.425, 0.43), (0.30, 0.31, 0.30)
 
 
-def prior() -> SigmaUNet:
-    """The bundled denoiser (assets/prior.md), frozen, in evaluation mode: RGB, sigma 0 to 0.5, any size."""
+def prior(name: str = "open") -> SigmaUNet:
+    """A bundled denoiser, frozen, in evaluation mode: RGB, sigma 0 to 0.5, any size.
+
+    "open" (assets/prior.md) learned from images that are free for any use. "photographs" (assets/prior_photographs.md) went on
+    from it with photographs that were made public for research: the better denoiser, and no better defence. ValueError: a name
+    that is neither.
+    """
+    if name not in PRIORS:
+        raise ValueError(f"prior: expected one of {', '.join(PRIORS)}, got {name!r}")
     with seeded(0):  # initial weights are drawn, and then replaced
         denoiser = SigmaUNet()
-    load_weights(denoiser.body, FOLDER / "prior.safetensors")
+    load_weights(denoiser.body, FOLDER / PRIORS[name])
     return denoiser.requires_grad_(False).eval()
 
 
