@@ -91,3 +91,8 @@ def test_a_network_made_under_inference_mode_guides_as_it_would() -> None:
     wanted = _guided(AGDM(SmoothNet(), strength=100.0)).detach()
     with torch.inference_mode():
         torch.testing.assert_close(_guided(AGDM(SmoothNet(), strength=100.0)), wanted)
+
+
+def test_two_terms_of_no_weight_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected one of them above 0, got 0 and 0"):
+        AGDM(nn.Sequential(nn.Flatten(), nn.Linear(960, 3)), feature_weight=0, class_weight=0)

@@ -46,6 +46,8 @@ class AGDM(GradientGuidance, name="agdm"):
         self.network, self.layer = network, layer
         self.feature_weight = check_amount(feature_weight, "feature_weight")
         self.class_weight = check_amount(class_weight, "class_weight")
+        if not self.feature_weight and not self.class_weight:
+            raise ValueError("feature_weight, class_weight: expected one of them above 0, got 0 and 0: nothing would guide")
         self.label: ClassTerm = LabelOfInput() if label is None else label
         self.reference = check_reference(reference)
 
