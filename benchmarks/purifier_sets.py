@@ -14,7 +14,7 @@ from purifier_rows import Case
 from robustrestore.purifiers import Diffusion
 
 DIGITS = 200  # timesteps of noise on MNIST
-MIDDLE = (128, 192)  # of photographs of a folder
+MIDDLE, FEW = (128, 192), 8  # of photographs of a folder: the part that is taken, and how many
 
 
 def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
@@ -64,9 +64,9 @@ def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
 
 
 def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
-    """The bundled derain network and prior on photographs under rain; `data`: a folder of them, without it the bundled four."""
+    """The bundled derain network and prior on photographs under rain, without a folder `data` on the bundled four."""
     rain, default = rr.degradations.Rain(), Diffusion.default()
-    found = rr.assets.photographs().values() if data is None else _middles(data)
+    found = rr.assets.photographs().values() if data is None else _middles(data, None if full else FEW)
     return Case(
         model=rr.restorers.UNet.derain(),
         batches=[(rain(image, [k]), image) for k, image in enumerate(found)],
@@ -79,9 +79,9 @@ def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
     )
 
 
-def _middles(folder: Path) -> Iterator[torch.Tensor]:
-    """The middle [1, 3, height, width] of every photograph."""
-    for path in rr.data.find_images(folder):
+def _middles(folder: Path, count: int | None) -> Iterator[torch.Tensor]:
+    """The middle [1, 3, height, width] of the first photographs of a folder."""
+    for path in rr.data.find_images(folder)[:count]:
         image, (height, width) = rr.data.load_image(path), MIDDLE
         top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
         yield image[None, :, top : top + height, left : left + width]
