@@ -35,7 +35,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("no", "bf16"),
         default="bf16",
-        help="bf16 halves the time where the processor has it (AVX-512 or AMX), and takes ten times as long where it has not",
+        help="bf16 is for processors that compute in it (AVX-512 BF16, AMX); elsewhere it is emulated, and slower",
     )
 
 
