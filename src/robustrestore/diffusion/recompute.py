@@ -20,8 +20,7 @@ def recomputed(function: Callable[..., Tensor], inputs: Sequence[Tensor], weight
 
     Gradients reach `inputs` and those `weights` that want one, and nothing else that `function` may hold; derivatives of
     gradients are recomputed likewise, to any order. In forward mode and under `torch.vmap` nothing is recomputed;
-    `torch.func.jacrev` raises NotImplementedError. PyTorch's
-    checkpoint of a function that takes a gradient of its own would
+    `torch.func.jacrev` raises NotImplementedError. PyTorch's checkpoint of a function that takes a gradient of its own would
     evaluate it twice already in the forward pass, and with a graph.
     """
     wanted = [weight for weight in weights if weight.requires_grad]

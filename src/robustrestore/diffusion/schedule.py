@@ -15,18 +15,18 @@ def linear_alphas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) ->
     OpenAI's models of other than 1000 steps are stretched: `linear_alphas(steps, 0.1 / steps, 20 / steps)`. Raises ValueError
     for betas outside (0, 1).
     """
-    return _products(torch.linspace(*_ends(first, last), _counted(steps), dtype=torch.float64))
+    return _products(torch.linspace(*_ends(first, last), whole(steps, "steps"), dtype=torch.float64))
 
 
 def scaled_linear_alphas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> list[float]:
     """As `linear_alphas`, with linear roots of beta (Rombach et al., 2022); Stable Diffusion's go from 0.00085 to 0.012."""
     low, high = _ends(first, last)
-    return _products(torch.linspace(math.sqrt(low), math.sqrt(high), _counted(steps), dtype=torch.float64).square())
+    return _products(torch.linspace(math.sqrt(low), math.sqrt(high), whole(steps, "steps"), dtype=torch.float64).square())
 
 
 def cosine_alphas(steps: int = 1000) -> list[float]:
     """Products of (1 - beta) of the cosine schedule (Nichol and Dhariwal, 2021), no beta above 0.999."""
-    times = torch.arange(_counted(steps) + 1, dtype=torch.float64) / steps
+    times = torch.arange(whole(steps, "steps") + 1, dtype=torch.float64) / steps
     left = ((times + 0.008) / 1.008 * math.pi / 2).cos().square()
     return _products((1 - left[1:] / left[:-1]).clamp(max=0.999))
 
@@ -66,10 +66,6 @@ def _ends(first: float, last: float) -> tuple[float, float]:
     if not (0 < first < 1 and 0 < last < 1):
         raise ValueError(f"first, last: expected betas in (0, 1), got {first} and {last}")
     return first, last
-
-
-def _counted(steps: int) -> int:
-    return whole(steps, "steps")
 
 
 def _products(betas: torch.Tensor) -> list[float]:
