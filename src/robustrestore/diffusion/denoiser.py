@@ -2,7 +2,6 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import Any, final
 
 import torch
@@ -46,13 +45,6 @@ class Denoiser(Component, nn.Module, kind="denoisers"):
                 f"{type(self).__name__}: expected an estimate of shape {list(padded.shape)}, got {list(estimate.shape)}"
             )
         return estimate[..., : noisy.shape[-2], : noisy.shape[-1]]
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Its weights; in a replica of nn.DataParallel, which has none of its own, the tensors that stand for them."""
-        yield from super().parameters(recurse)
-        if getattr(self, "_is_replica", False):
-            held = [part.__dict__.get("_former_parameters", {}) for part in (self.modules() if recurse else [self])]
-            yield from {id(one): one for each in held for one in each.values()}.values()
 
     @abstractmethod
     def run(self, noisy: Tensor, sigma: Tensor) -> Tensor:
