@@ -30,7 +30,10 @@ def moved(case: parts.Case, device: str) -> parts.Case:
     for module in (case.model, case.denoiser, case.auxiliary, *case.alone.values(), *parts.FILTERS.values()):
         if isinstance(module, nn.Module):
             module.to(device)
-    return replace(case, batches=[(images.to(device), target.to(device)) for images, target in case.batches])
+    batches, tuning = (
+        [(images.to(device), target.to(device)) for images, target in part] for part in (case.batches, case.tuning)
+    )
+    return replace(case, batches=batches, tuning=tuning)
 
 
 def at(case: parts.Case, eps: float, folder: Path) -> Iterator[dict[str, Any]]:

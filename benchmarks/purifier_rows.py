@@ -32,7 +32,9 @@ class Case:
     exactly what is scored: filters adaptive, purifiers with known noise.
     `sigma`, `steps`, `fewer`: of every chain and of its surrogate. `attack_steps`, `samples`: of PGD, and its draws (EOT).
     `step`: of PGD, as a share of eps. `pixel`, `agdm`: strengths of guidance. `auxiliary`: AGDM's network, None for no such
-    row. `alone`: models that are rows by themselves. `terms`: AGDM's terms apart, as rows with an adaptive column.
+    row; `class_weight`: of its class term, 0 where there are no classes. `tuning`: batches that choose AGDM's strength and have
+    no image of the table (agdm_strengths.py). `alone`: models that are rows by themselves. `terms`: AGDM's terms apart, as rows
+    with an adaptive column.
     `thorough`: purifiers with a BPDA and a surrogate column; `known`: those with a column of known noise.
     """
 
@@ -51,6 +53,8 @@ class Case:
     pixel: float = 100.0
     agdm: float = 0.1
     auxiliary: nn.Module | None = None
+    class_weight: float = 1.0
+    tuning: Sequence[tuple[Tensor, Tensor]] = ()
     alone: Mapping[str, nn.Module] = field(default_factory=dict)
     terms: bool = False
     few: Sequence[str] = ("blur", "JPEG", "one-step", "DDPM")
@@ -95,7 +99,7 @@ def chains(case: Case, seed: int | None) -> dict[str, rr.Stage]:
         "ensemble": purifiers.Ensemble(one, case.runs),
     }
     if case.auxiliary is not None:
-        found["AGDM"] = chain(ancestral, guidances.AGDM(case.auxiliary, case.agdm))
+        found["AGDM"] = chain(ancestral, guidances.AGDM(case.auxiliary, case.agdm, class_weight=case.class_weight))
         if case.terms:
             found["AGDM, features alone"] = chain(ancestral, guidances.AGDM(case.auxiliary, case.agdm, class_weight=0))
             found["AGDM, class alone"] = chain(ancestral, guidances.AGDM(case.auxiliary, case.agdm, feature_weight=0))

@@ -15,6 +15,7 @@ from robustrestore.purifiers import Diffusion
 
 DIGITS = 200  # timesteps of noise on MNIST
 MIDDLE, FEW = (128, 192), 8  # of photographs of a folder: the part that is taken, and how many
+TUNING = 4  # images that choose AGDM's strength
 
 
 def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
@@ -22,6 +23,7 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
     dataset = rr.data.CamVid(data, "val", rr.assets.STREET_SIZE)
     frames = len(dataset) if full else 8
     picks = [k * len(dataset) // frames for k in range(frames)]
+    others = rr.data.CamVid(data, "train", rr.assets.STREET_SIZE)
     default = Diffusion.default()
     robust = None if auxiliary is None else same(rr.assets.street_segmenter(), auxiliary)
     return Case(
@@ -34,6 +36,7 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
         auxiliary=robust,
         alone={} if robust is None else {"adversarial training, no purifier": robust},
         agdm=0.01,
+        tuning=[tuple(t[None] for t in others[k * len(others) // TUNING]) for k in range(TUNING)],
         checkpointed=full,
         about={"frames": picks, "size": list(rr.assets.STREET_SIZE)},
     )
@@ -42,12 +45,13 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
 def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
     """A published LeNet5 and DDPM; `data`: the folder that holds mnist and weights."""
     weights, count = data / "weights", 512 if full else 64
-    images, labels = published.images(data / "mnist" / "test_first5000.npz", count)
+    images, labels = published.images(data / "mnist" / "test_first5000.npz", count + 64)
     robust = published.lenet5(weights / "mnist_lenet5_adv.pt") if auxiliary is None else same(published.LeNet5(), auxiliary)
     model = published.lenet5(weights / "mnist_lenet5_clean.pt")
     return Case(
         model=model,
-        batches=list(zip(images.split(64), labels.split(64), strict=True)),
+        batches=list(zip(images[:count].split(64), labels[:count].split(64), strict=True)),
+        tuning=[(images[count:], labels[count:])],
         task=rr.tasks.Classification(),
         denoiser=ddpm_mnist.load(weights / "ddpm_mnist.pt"),
         sigma=rr.diffusion.TimestepGrid().sigma(DIGITS),
@@ -64,24 +68,41 @@ def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
 
 
 def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
-    """The bundled derain network and prior on photographs under rain, without a folder `data` on the bundled four."""
-    rain, default = rr.degradations.Rain(), Diffusion.default()
-    found = rr.assets.photographs().values() if data is None else _middles(data, None if full else FEW)
+    """The bundled derain network and prior on photographs under rain, without a folder `data` on the bundled four.
+
+    `auxiliary`: weights of the same network after adversarial training (training/trades.py rain), for AGDM by features alone.
+    """
+    default, found = Diffusion.default(), _rainy(data)
+    robust = None if auxiliary is None else same(rr.restorers.UNet.derain(), auxiliary)
+    count = len(found) if full or data is None else FEW
     return Case(
         model=rr.restorers.UNet.derain(),
-        batches=[(rain(image, [k]), image) for k, image in enumerate(found)],
+        batches=found[:count],
         task=rr.tasks.Restoration(),
         denoiser=default.denoiser,
         sigma=default.sigma,
         **_effort(full, attack_steps=10, samples=2),
+        auxiliary=robust,
+        alone={} if robust is None else {"adversarial training, no purifier": robust},
+        agdm=20.0,
+        class_weight=0.0,
+        tuning=found[count:][:TUNING],
         checkpointed=full,
-        about={"degradation": repr(rain), "photographs": "bundled" if data is None else f"{data.name}, {MIDDLE} in the middle"},
+        about={
+            "degradation": repr(rr.degradations.Rain()),
+            "photographs": "bundled" if data is None else f"{data.name}, {MIDDLE} in the middle",
+        },
     )
 
 
-def _middles(folder: Path, count: int | None) -> Iterator[torch.Tensor]:
-    """The middle [1, 3, height, width] of the first photographs of a folder."""
-    for path in rr.data.find_images(folder)[:count]:
+def _rainy(folder: Path | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Photographs [1, 3, height, width] under rain, and dry: the middles of a folder's, in order, or the bundled four."""
+    found = list(rr.assets.photographs().values()) if folder is None else [*_middles(folder)]
+    return [(rr.degradations.Rain()(image, [k]), image) for k, image in enumerate(found)]
+
+
+def _middles(folder: Path) -> Iterator[torch.Tensor]:
+    for path in rr.data.find_images(folder):
         image, (height, width) = rr.data.load_image(path), MIDDLE
         top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
         yield image[None, :, top : top + height, left : left + width]

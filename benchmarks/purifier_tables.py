@@ -77,6 +77,20 @@ def purification_guidance(name: str) -> str:
     return "\n".join(f"- {line}" for line in said) or PENDING
 
 
+def agdm_strengths(name: str) -> str:
+    """Strengths down, 0 for the chain without guidance; the one that the tables use is marked."""
+    if not (RESULTS / f"agdm_strengths_{name}.json").is_file():
+        return PENDING
+    found = load(f"agdm_strengths_{name}")
+    metric, taken = next(iter(found["rows"][0]["values"])), f"{found['about']['taken']:g}"
+    cells = {(row["defence"], row["column"]): cell(row, metric) for row in found["rows"]}
+    columns = ("no attack", "noise known")
+    strengths = dict.fromkeys(row["defence"] for row in found["rows"])
+    body = [[f"{s} (taken)" if s == taken else s, *(cells[s, column] for column in columns)] for s in strengths]
+    head = f"strength; {metric}, Linf {_of_255(found['about']['eps'])}, n = {found['rows'][0]['count']}"
+    return lines([head, *columns], body)
+
+
 def mnist_levels() -> str:
     """Purifiers down, which attacked image is handed on across."""
     if not (RESULTS / "mnist_levels.json").is_file():
@@ -89,6 +103,7 @@ def mnist_levels() -> str:
 
 TABLES = {
     "mnist_levels": mnist_levels,
+    **{f"agdm_strengths_{name}": partial(agdm_strengths, name) for name in SETS},
     **{f"purification_{name}": partial(purification, name) for name in SETS},
     **{f"purification_{name} sizes": partial(purification_sizes, name) for name in SETS},
     **{f"purification_{name} verdicts": partial(purification_verdicts, name) for name in SETS},

@@ -22,6 +22,7 @@ def case(data: Path, full: bool, auxiliary: Path | None) -> Case:
     images, labels = ucmerced.split(data / "ucmerced", "test")
     picks = [k for k in range(len(labels)) if full or k % 5 in (0, 2)]
     images, labels, default = images[picks], labels[picks], Diffusion.default()
+    others, kinds = ucmerced.split(data / "ucmerced", "train")
     effort = {"steps": 10, "fewer": 3, "runs": 10, "attack_steps": 50, "samples": 10} if full else {"samples": 2}
     weights = data / f"aerial-{NETWORK}" / "weights.safetensors"
     robust = None if auxiliary is None else same(ucmerced.network(NETWORK, weights), auxiliary)
@@ -35,6 +36,7 @@ def case(data: Path, full: bool, auxiliary: Path | None) -> Case:
         auxiliary=robust,
         alone={} if robust is None else {"adversarial training, no purifier": robust},
         agdm=25.0,
+        tuning=[(others[::60], kinds[::60])],  # an image of every second class
         few=Case.few if full else ("blur", "JPEG", "one-step"),
         checkpointed=full,
         about={"network": NETWORK, "size": ucmerced.SIZE, "images": picks},

@@ -1,11 +1,14 @@
 """Train an auxiliary network for AGDM with TRADES: the bundled street segmenter tuned, or a LeNet-5 on digits.
 
     python training/trades.py street --data CAMVID --out runs/trades-street
+    python training/trades.py rain --data PHOTOGRAPHS --out runs/trades-rain
     PYTHONPATH=benchmarks python training/trades.py digits --data FOLDER --out runs/trades-digits
     PYTHONPATH=benchmarks python training/trades.py aerial --data UCMERCED --start WEIGHTS --out runs/trades-aerial
 
 Writes weights.safetensors, those with the best validation under attack. FOLDER holds train and test digits as npz files. The
-third tunes the RegNetX-200MF whose WEIGHTS training/aerial.py wrote; every sixth training image is set aside for validation.
+fourth tunes the RegNetX-200MF whose WEIGHTS training/aerial.py wrote; every sixth training image is set aside for validation.
+"rain" tunes the bundled derain network on a folder of photographs under rain, the last eight for validation: TRADES needs
+classes, so a restorer gets plain adversarial training, half of each batch attacked.
 """
 
 import argparse
@@ -14,12 +17,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 import robustrestore as rr
 from aerial import SIZE, STORED, split
 from aerial import windows as cut_windows
 from windows import Windows
+
+WINDOW = (96, 96)  # of photographs under rain
 
 
 def street(options: argparse.Namespace) -> tuple[nn.Module, rr.Recipe, object, rr.Validation]:
@@ -28,6 +33,19 @@ def street(options: argparse.Namespace) -> tuple[nn.Module, rr.Recipe, object, r
     recipe = rr.recipes.Trades(network, task, rr.attacks.TPGD(threat, options.attack_steps, seed=None), options.beta)
     attack = rr.attacks.PGD(threat, steps=5)
     return network, recipe, data, rr.Validation(network, Windows(options.data, "val", None), task, attack, batch=4, limit=12)
+
+
+def rain(options: argparse.Namespace) -> tuple[nn.Module, rr.Recipe, object, rr.Validation]:
+    network, task, threat = rr.restorers.UNet.derain().requires_grad_(True), rr.tasks.Restoration(), rr.Linf(options.eps / 255)
+    photographs = rr.data.ImageFolder(options.data)
+    cut = len(photographs) - 8
+    first, last = Subset(photographs, range(cut)), Subset(photographs, range(cut, len(photographs)))
+    weather = [rr.degradations.Rain.severity(level, seed=level) for level in range(1, 6)]
+    data = rr.data.Crops(rr.data.Degraded(first, weather), WINDOW, flip=True)
+    held = rr.data.Crops(rr.data.Degraded(last, rr.degradations.Rain()), WINDOW)
+    recipe = rr.recipes.AdversarialTraining(network, task, rr.attacks.PGD(threat, options.attack_steps, seed=None), share=0.5)
+    fixed = [held[k] for k in range(8)]  # one window of each, the same at every look
+    return network, recipe, data, rr.Validation(network, fixed, task, rr.attacks.PGD(threat, steps=5), batch=8)
 
 
 def digits(options: argparse.Namespace) -> tuple[nn.Module, rr.Recipe, object, rr.Validation]:
@@ -72,9 +90,12 @@ def aerial(options: argparse.Namespace) -> tuple[nn.Module, rr.Recipe, object, r
     return network, recipe, Scenes(options.data), rr.Validation(network, held, task, rr.attacks.PGD(threat, steps=5), batch=35)
 
 
+MAKERS = {"street": street, "rain": rain, "digits": digits, "aerial": aerial}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("street", "digits", "aerial"))
+    parser.add_argument("what", choices=MAKERS)
     parser.add_argument("--start", type=Path, help="weights to go on from, for aerial")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -82,7 +103,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--beta", type=float, default=3.0)
-    parser.add_argument("--eps", type=float, default=4, help="of 255, for street and aerial")
+    parser.add_argument("--eps", type=float, default=4, help="of 255, but for digits")
     parser.add_argument("--attack-steps", type=int, default=3)
     parser.add_argument(
         "--precision", default="bf16", choices=rr.training.plan.PRECISIONS, help="bf16 halves the time on recent processors"
@@ -90,7 +111,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)  # initial weights
-    network, recipe, data, validation = {"street": street, "digits": digits, "aerial": aerial}[options.what](options)
+    network, recipe, data, validation = MAKERS[options.what](options)
     plan = rr.Plan(
         options.steps, options.batch, rr.AdamW(lr=options.lr), average=0.99, precision=options.precision, seed=options.seed
     )

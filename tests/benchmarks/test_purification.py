@@ -20,7 +20,7 @@ def parts(monkeypatch: pytest.MonkeyPatch):
     import purifier_rows
 
     yield purifier_rows, purification, ddpm_mnist
-    for name in ("purifier_rows", "purifier_sets", "purification", "ddpm_mnist", "published", "harness"):
+    for name in ("purifier_rows", "purifier_sets", "purification", "agdm_strengths", "ddpm_mnist", "published", "harness"):
         sys.modules.pop(name, None)
 
 
@@ -115,6 +115,37 @@ def test_agdm_has_a_row_where_there_is_a_network_and_keeps_the_others_as_they_we
         "AGDM, features alone",
         "AGDM, class alone",
     }
+
+
+def test_agdm_without_classes_is_guided_by_features_alone(parts) -> None:
+    rows, _, _ = parts
+    from dataclasses import replace
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
+    made = rows.chains(replace(case(rows), auxiliary=network, class_weight=0.0), 0)["AGDM"]
+    assert (made.guidance.class_weight, made.guidance.feature_weight) == (0.0, 1.0)
+
+
+def test_a_sweep_of_strengths_stands_beside_the_chain_without_guidance(parts, tmp_path: Path) -> None:
+    rows, _, _ = parts
+    from dataclasses import replace
+
+    import agdm_strengths
+
+    bare = case(rows)
+    robust = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        robust[2].weight.copy_(torch.tensor([[-10.0], [10.0]]))
+        robust[2].bias.copy_(torch.tensor([5.0, -5.0]))
+    (images, labels), _ = bare.batches
+    tuned = replace(bare, auxiliary=robust, agdm=0.5, tuning=[(images[:3], labels[:3])])
+    made = agdm_strengths.swept(tuned, (0.001, 1000.0), tmp_path)
+    found = {(row["defence"], row["column"]): row["values"]["accuracy"] for row in made["rows"]}
+    assert made["about"]["taken"] == 0.5
+    assert {row["count"] for row in made["rows"]} == {3}
+    assert list(dict.fromkeys(name for name, _ in found)) == ["0", "0.001", "1000"]
+    assert found["0", "no attack"] == found["0.001", "no attack"] == pytest.approx(2 / 3, abs=1e-6)  # gray is class 0
+    assert found["1000", "no attack"] == 1.0  # its class of the input
 
 
 def test_the_digits_network_loads_what_it_saves_and_tells_noise_per_image(parts, tmp_path: Path) -> None:

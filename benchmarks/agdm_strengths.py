@@ -1,0 +1,61 @@
+"""Which strength of AGDM: a few images that are in no table, PGD that knows the noise, beside the chain without guidance.
+
+python benchmarks/agdm_strengths.py --set camvid --data CAMVID --auxiliary WEIGHTS [--strengths 0.001 0.01 0.1] [--device cuda]
+
+Sets, data and weights as for purification.py; the first row is unguided DDPM. Writes results/agdm_strengths_SET.json. What the
+tables use is `agdm` of the set's `Case`. Can be killed and started again: what is done is kept in --progress.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import harness
+import purifier_rows as parts
+import purifier_sets
+from purification import moved
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+
+
+def swept(case: parts.Case, strengths: Sequence[float], folder: Path) -> dict[str, Any]:
+    """Rows by strength, "0" for DDPM without guidance, on the images that `case` keeps for tuning; resumable in `folder`."""
+    case = replace(case, batches=case.tuning)
+    stages = {"0": parts.chains(case, 0)["DDPM"]}
+    stages |= {f"{one:g}": parts.chains(replace(case, agdm=one), 0)["AGDM"] for one in strengths}
+    group = parts.Group("strengths", stages, views=("adaptive",), column=parts.KNOWN)
+    eps = case.eps[0]
+    cells, report = parts.measured(case, eps, group, folder)
+    taken = {name: {"no attack": cells[name]["fixed, no attack"], parts.KNOWN: cells[name][parts.KNOWN]} for name in stages}
+    plain = ("class_weight", "sigma", "steps", "attack_steps")
+    about = {"eps": eps, "taken": case.agdm, "images": report.about["images"], **{name: getattr(case, name) for name in plain}}
+    return {"about": about, "rows": parts.rows(case, taken)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network")
+    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-agdm-strengths")
+    options = parser.parse_args()
+    case = purifier_sets.found(options.set)(options.data, False, options.auxiliary)
+    if case.auxiliary is None:
+        raise SystemExit("expected --auxiliary WEIGHTS, a robust network (training/trades.py), got none: AGDM has no default")
+    if not case.tuning:
+        raise SystemExit(f"{options.set}: expected images beside those of the table, got none: take a folder with more of them")
+    folder = options.progress / " ".join([options.set, options.device, *(f"{one:g}" for one in options.strengths)])
+    content = swept(moved(case, options.device), options.strengths, folder)
+    content["about"]["machine"] = harness.machine(options.device)
+    harness.write(f"agdm_strengths_{options.set}", content)
+    for row in content["rows"]:
+        print(row["defence"], row["column"], row["values"], flush=True)
+
+
+if __name__ == "__main__":
+    main()
