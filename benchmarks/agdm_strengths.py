@@ -18,7 +18,7 @@ import purifier_rows as parts
 import purifier_sets
 from purification import moved
 
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the strength that the table uses
 
 
 def swept(case: parts.Case, strengths: Sequence[float], folder: Path) -> dict[str, Any]:
@@ -40,17 +40,23 @@ def main() -> None:
     parser.add_argument("--set", required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network")
-    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
+    parser.add_argument("--strengths", type=float, nargs="+", help="above 0; by default around the table's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-agdm-strengths")
     options = parser.parse_args()
-    case = purifier_sets.found(options.set)(options.data, False, options.auxiliary)
+    case = purifier_sets.made(options.set, options.data, False, options.auxiliary)
     if case.auxiliary is None:
         raise SystemExit("expected --auxiliary WEIGHTS, a robust network (training/trades.py), got none: AGDM has no default")
     if not case.tuning:
-        raise SystemExit(f"{options.set}: expected images beside those of the table, got none: take a folder with more of them")
-    folder = options.progress / " ".join([options.set, options.device, *(f"{one:g}" for one in options.strengths)])
-    content = swept(moved(case, options.device), options.strengths, folder)
+        raise SystemExit(
+            f"{options.set}: expected images beside those of the table, got none: take a folder with more photographs, or name "
+            "them in `tuning` of the set's Case"
+        )
+    strengths = options.strengths or [factor * case.agdm for factor in FACTORS]
+    if min(strengths) <= 0:
+        raise SystemExit(f"--strengths: expected numbers above 0, got {min(strengths)}: the row 0 is there anyway")
+    folder = options.progress / " ".join([options.set, options.device, *(f"{one:g}" for one in strengths)])
+    content = swept(moved(case, options.device), strengths, folder)
     content["about"]["machine"] = harness.machine(options.device)
     harness.write(f"agdm_strengths_{options.set}", content)
     for row in content["rows"]:

@@ -2,7 +2,7 @@
 
 python benchmarks/purification.py --set camvid --data CAMVID [--auxiliary WEIGHTS] [--scale full] [--device cuda]
 python benchmarks/purification.py --set mnist --data FOLDER        # the folder that holds mnist and weights
-python benchmarks/purification.py --set photographs [--data FOLDER of photographs]
+python benchmarks/purification.py --set photographs [--data PHOTOGRAPHS] [--auxiliary WEIGHTS]
 
 Writes results/purification_SET.json. Can be killed and started again: what is done is kept in --progress. `--scale full` is for
 a GPU: all images, PGD-50, 10 draws. A further set NAME is a module purifier_NAME.py with `case(data, full, auxiliary)`.
@@ -21,6 +21,7 @@ from torch import nn
 import harness
 import purifier_rows as parts
 import purifier_sets
+from robustrestore.weights import fingerprint
 
 
 def moved(case: parts.Case, device: str) -> parts.Case:
@@ -72,12 +73,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", help="only these, counted from 0; others stay as they are")
     parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-purification")
     options = parser.parse_args()
-    case = moved(purifier_sets.found(options.set)(options.data, options.scale == "full", options.auxiliary), options.device)
+    case = moved(purifier_sets.made(options.set, options.data, options.scale == "full", options.auxiliary), options.device)
     if case.auxiliary is None:
         print("no AGDM row: it needs a robust network, --auxiliary WEIGHTS")
     folder = options.progress / f"{options.set}-{options.scale}-{options.device}"
-    plain = ("sigma", "steps", "fewer", "runs", "attack_steps", "step", "samples", "pixel", "agdm")
+    plain = ("class_weight", "sigma", "steps", "fewer", "runs", "attack_steps", "step", "samples", "pixel", "agdm")
     settings = {name: getattr(case, name) for name in plain} | {"thorough": list(case.thorough), "few": list(case.few)}
+    settings["auxiliary weights"] = None if case.auxiliary is None else fingerprint(case.auxiliary)
     content: dict[str, Any] = {
         "about": {**case.about, **settings, "scale": options.scale, "machine": harness.machine(options.device)},
         "sizes": {},

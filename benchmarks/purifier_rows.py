@@ -7,6 +7,7 @@ every draw and climbs the exact gradient of what is scored: nothing is hidden by
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ class Case:
     exactly what is scored: filters adaptive, purifiers with known noise.
     `sigma`, `steps`, `fewer`: of every chain and of its surrogate. `attack_steps`, `samples`: of PGD, and its draws (EOT).
     `step`: of PGD, as a share of eps. `pixel`, `agdm`: strengths of guidance. `auxiliary`: AGDM's network, None for no such
-    row; `class_weight`: of its class term, 0 where there are no classes. `tuning`: batches that choose AGDM's strength and have
-    no image of the table (agdm_strengths.py). `alone`: models that are rows by themselves. `terms`: AGDM's terms apart, as rows
-    with an adaptive column.
+    row; `class_weight`: of its class term, 0 where there are no classes. `tuning`: batches that choose AGDM's strength and
+    have no image of the small table (agdm_strengths.py). `alone`: models that are rows by themselves. `terms`: AGDM's terms
+    apart, as rows with an adaptive column.
     `thorough`: purifiers with a BPDA and a surrogate column; `known`: those with a column of known noise.
     """
 
@@ -70,7 +71,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Group:
-    """One call of `rr.evaluate`: defences of the same kind, through the same views. `column`: what "adaptive" is called."""
+    """One call of `rr.evaluate`: defences of the same kind, through the same views. `column`: what "adaptive" is called.
+
+    The view "from NAME" is that of an attacker who climbs the model of that name, one of `Case.alone`, instead.
+    """
 
     name: str
     stages: Mapping[str, rr.Stage]
@@ -142,6 +146,7 @@ def _views(case: Case, name: str, stage: rr.Stage) -> tuple[str, ...]:
 def measured(case: Case, eps: float, group: Group, folder: Path) -> tuple[Cells, rr.Report]:
     """The cells of one group, and its report; resumable in `folder`."""
     known = {**rr.VIEWS, "surrogate": rr.surrogate(case.fewer)}
+    known |= {f"from {name}": partial(_instead, model) for name, model in case.alone.items()}
     pipeline = rr.DefendedPipeline(case.model if group.model is None else group.model)
     report = rr.evaluate(
         pipeline,
@@ -163,6 +168,11 @@ def measured(case: Case, eps: float, group: Group, folder: Path) -> tuple[Cells,
             column = "no attack" if attack == "none" else group.column if view in ("adaptive", "-") else view
         cells.setdefault(name, {})[column] = table
     return cells, report
+
+
+def _instead(model: nn.Module, _: rr.DefendedPipeline) -> nn.Module:
+    """What an attacker sees who transfers from another model."""
+    return model
 
 
 def with_worst(case: Case, cells: Cells) -> Cells:

@@ -16,6 +16,7 @@ from robustrestore.purifiers import Diffusion
 DIGITS = 200  # timesteps of noise on MNIST
 MIDDLE, FEW = (128, 192), 8  # of photographs of a folder: the part that is taken, and how many
 TUNING = 4  # images that choose AGDM's strength
+ROBUST, VOTE = "adversarial training, no purifier", "both networks vote, no purifier"
 
 
 def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
@@ -24,18 +25,18 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
     frames = len(dataset) if full else 8
     picks = [k * len(dataset) // frames for k in range(frames)]
     others = rr.data.CamVid(data, "train", rr.assets.STREET_SIZE)
-    default = Diffusion.default()
+    default, model = Diffusion.default(), rr.assets.street_segmenter()
     robust = None if auxiliary is None else same(rr.assets.street_segmenter(), auxiliary)
     return Case(
-        model=rr.assets.street_segmenter(),
+        model=model,
         batches=[tuple(t[None] for t in dataset[k]) for k in picks],
         task=rr.tasks.Segmentation(),
         denoiser=default.denoiser,
         sigma=default.sigma,
         **_effort(full, attack_steps=10, samples=2),
         auxiliary=robust,
-        alone={} if robust is None else {"adversarial training, no purifier": robust},
-        agdm=0.01,
+        alone={} if robust is None else {ROBUST: robust, VOTE: _Mean(model, robust)},
+        agdm=0.3,
         tuning=[tuple(t[None] for t in others[k * len(others) // TUNING]) for k in range(TUNING)],
         checkpointed=full,
         about={"frames": picks, "size": list(rr.assets.STREET_SIZE)},
@@ -45,13 +46,13 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
 def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
     """A published LeNet5 and DDPM; `data`: the folder that holds mnist and weights."""
     weights, count = data / "weights", 512 if full else 64
-    images, labels = published.images(data / "mnist" / "test_first5000.npz", count + 64)
+    images, labels = published.images(data / "mnist" / "test_first5000.npz", count)
     robust = published.lenet5(weights / "mnist_lenet5_adv.pt") if auxiliary is None else same(published.LeNet5(), auxiliary)
     model = published.lenet5(weights / "mnist_lenet5_clean.pt")
     return Case(
         model=model,
-        batches=list(zip(images[:count].split(64), labels[:count].split(64), strict=True)),
-        tuning=[(images[count:], labels[count:])],
+        batches=list(zip(images.split(64), labels.split(64), strict=True)),
+        tuning=[published.images(data / "mnist" / "train_first20000.npz", 64)],
         task=rr.tasks.Classification(),
         denoiser=ddpm_mnist.load(weights / "ddpm_mnist.pt"),
         sigma=rr.diffusion.TimestepGrid().sigma(DIGITS),
@@ -62,7 +63,7 @@ def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
         auxiliary=robust,
         terms=True,
         known=(*Case.known, "AGDM, features alone", "AGDM, class alone"),
-        alone={"adversarial training, no purifier": robust, "both networks vote, no purifier": _Mean(model, robust)},
+        alone={ROBUST: robust, VOTE: _Mean(model, robust)},
         about={"timesteps": DIGITS, "auxiliary": "adversarially trained LeNet5, published" if auxiliary is None else "own"},
     )
 
@@ -72,7 +73,7 @@ def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
 
     `auxiliary`: weights of the same network after adversarial training (training/trades.py rain), for AGDM by features alone.
     """
-    default, found = Diffusion.default(), _rainy(data)
+    default, found = Diffusion.default(), _rainy(data, None if full else FEW + TUNING)
     robust = None if auxiliary is None else same(rr.restorers.UNet.derain(), auxiliary)
     count = len(found) if full or data is None else FEW
     return Case(
@@ -83,7 +84,7 @@ def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
         sigma=default.sigma,
         **_effort(full, attack_steps=10, samples=2),
         auxiliary=robust,
-        alone={} if robust is None else {"adversarial training, no purifier": robust},
+        alone={} if robust is None else {ROBUST: robust},
         agdm=20.0,
         class_weight=0.0,
         tuning=found[count:][:TUNING],
@@ -95,15 +96,17 @@ def photographs(data: Path | None, full: bool, auxiliary: Path | None) -> Case:
     )
 
 
-def _rainy(folder: Path | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _rainy(folder: Path | None, count: int | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Photographs [1, 3, height, width] under rain, and dry: the middles of a folder's, in order, or the bundled four."""
-    found = list(rr.assets.photographs().values()) if folder is None else [*_middles(folder)]
+    found = list(rr.assets.photographs().values()) if folder is None else [*_middles(folder, count)]
     return [(rr.degradations.Rain()(image, [k]), image) for k, image in enumerate(found)]
 
 
-def _middles(folder: Path) -> Iterator[torch.Tensor]:
-    for path in rr.data.find_images(folder):
+def _middles(folder: Path, count: int | None) -> Iterator[torch.Tensor]:
+    for path in rr.data.find_images(folder)[:count]:
         image, (height, width) = rr.data.load_image(path), MIDDLE
+        if image.shape[1] < height or image.shape[2] < width:
+            raise SystemExit(f"{path}: expected at least {list(MIDDLE)} pixels, got {list(image.shape[1:])}: take it out")
         top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
         yield image[None, :, top : top + height, left : left + width]
 
@@ -135,6 +138,18 @@ class _Mean(nn.Module):
 
 
 SETS: dict[str, Callable[[Path, bool, Path | None], Case]] = {"camvid": camvid, "mnist": mnist, "photographs": photographs}
+
+
+def made(name: str, data: Path | None, full: bool, auxiliary: Path | None) -> Case:
+    """The case of a set, or an exit that says what is missing."""
+    if data is None and name != "photographs":
+        raise SystemExit(f"{name}: expected --data FOLDER, got none")
+    try:
+        return found(name)(data, full, auxiliary)
+    except ModuleNotFoundError as missing:
+        if missing.name != f"purifier_{name}":
+            raise
+        raise SystemExit(f"--set: expected one of {[*SETS, 'ucmerced']} or a module purifier_{name}.py, got {name!r}") from None
 
 
 def found(name: str) -> Callable[[Path, bool, Path | None], Case]:

@@ -91,6 +91,20 @@ def agdm_strengths(name: str) -> str:
     return lines([head, *columns], body)
 
 
+def longer_attack(name: str) -> str:
+    """Defences down: the table's attack that knows the noise beside one of more steps; what the comparisons say in words."""
+    if not all((RESULTS / f"{what}_{name}.json").is_file() for what in ("longer_attack", "purification")):
+        return PENDING
+    found, table = load(f"longer_attack_{name}"), load(f"purification_{name}")
+    metric, taken = next(iter(found["rows"][0]["values"])), ("adaptive", "noise known")
+    attacked = [row for row in found["rows"] if row["column"] in taken]
+    before = {(row["defence"], row["column"]): cell(row, metric) for row in next(iter(table["sizes"].values()))["rows"]}
+    body = [[row["defence"], before.get((row["defence"], row["column"]), ""), cell(row, metric)] for row in attacked]
+    steps = table["about"]["attack_steps"], found["about"]["attack_steps"]
+    head = [f"{metric}, Linf {_of_255(found['about']['eps'])}, n = {attacked[0]['count']}", *(f"PGD-{n}" for n in steps)]
+    return "\n".join([lines(head, body), "", *(f"- {line}" for line in found["verdicts"])])
+
+
 def mnist_levels() -> str:
     """Purifiers down, which attacked image is handed on across."""
     if not (RESULTS / "mnist_levels.json").is_file():
@@ -104,6 +118,7 @@ def mnist_levels() -> str:
 TABLES = {
     "mnist_levels": mnist_levels,
     **{f"agdm_strengths_{name}": partial(agdm_strengths, name) for name in SETS},
+    **{f"longer_attack_{name}": partial(longer_attack, name) for name in SETS},
     **{f"purification_{name}": partial(purification, name) for name in SETS},
     **{f"purification_{name} sizes": partial(purification_sizes, name) for name in SETS},
     **{f"purification_{name} verdicts": partial(purification_verdicts, name) for name in SETS},

@@ -1,14 +1,14 @@
-"""Train an auxiliary network for AGDM with TRADES: the bundled street segmenter tuned, or a LeNet-5 on digits.
+"""Train an auxiliary network for AGDM: with TRADES, or for a derain network by plain adversarial training.
 
     python training/trades.py street --data CAMVID --out runs/trades-street
     python training/trades.py rain --data PHOTOGRAPHS --out runs/trades-rain
-    PYTHONPATH=benchmarks python training/trades.py digits --data FOLDER --out runs/trades-digits
+    PYTHONPATH=benchmarks python training/trades.py digits --data DIGITS.npz --out runs/trades-digits
     PYTHONPATH=benchmarks python training/trades.py aerial --data UCMERCED --start WEIGHTS --out runs/trades-aerial
 
-Writes weights.safetensors, those with the best validation under attack. FOLDER holds train and test digits as npz files. The
-fourth tunes the RegNetX-200MF whose WEIGHTS training/aerial.py wrote; every sixth training image is set aside for validation.
-"rain" tunes the bundled derain network on a folder of photographs under rain, the last eight for validation: TRADES needs
-classes, so a restorer gets plain adversarial training, half of each batch attacked.
+Writes weights.safetensors, those with the best validation under attack. "street" tunes the bundled segmenter, validated on the
+first 12 frames of CamVid's val part; "digits" trains a LeNet-5 on training digits; "aerial" tunes the RegNetX-200MF whose
+WEIGHTS training/aerial.py wrote, every sixth training image set aside for validation. "rain" tunes the bundled derain network
+on a folder of photographs under rain, the last eight for validation: TRADES needs classes, so half of each batch is attacked.
 """
 
 import argparse
@@ -39,6 +39,8 @@ def rain(options: argparse.Namespace) -> tuple[nn.Module, rr.Recipe, object, rr.
     network, task, threat = rr.restorers.UNet.derain().requires_grad_(True), rr.tasks.Restoration(), rr.Linf(options.eps / 255)
     photographs = rr.data.ImageFolder(options.data)
     cut = len(photographs) - 8
+    if cut < 1:
+        raise SystemExit(f"rain: expected more than 8 photographs in {options.data}, got {len(photographs)}")
     first, last = Subset(photographs, range(cut)), Subset(photographs, range(cut, len(photographs)))
     weather = [rr.degradations.Rain.severity(level, seed=level) for level in range(1, 6)]
     data = rr.data.Crops(rr.data.Degraded(first, weather), WINDOW, flip=True)
@@ -102,8 +104,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--beta", type=float, default=3.0)
-    parser.add_argument("--eps", type=float, default=4, help="of 255, but for digits")
+    parser.add_argument("--beta", type=float, default=3.0, help="of TRADES; rain has none")
+    parser.add_argument("--eps", type=float, default=4, help="of 255; digits always have 0.3 of 1")
     parser.add_argument("--attack-steps", type=int, default=3)
     parser.add_argument(
         "--precision", default="bf16", choices=rr.training.plan.PRECISIONS, help="bf16 halves the time on recent processors"

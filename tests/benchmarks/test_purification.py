@@ -20,7 +20,16 @@ def parts(monkeypatch: pytest.MonkeyPatch):
     import purifier_rows
 
     yield purifier_rows, purification, ddpm_mnist
-    for name in ("purifier_rows", "purifier_sets", "purification", "agdm_strengths", "ddpm_mnist", "published", "harness"):
+    for name in (
+        "purifier_rows",
+        "purifier_sets",
+        "purification",
+        "agdm_strengths",
+        "longer_attack",
+        "ddpm_mnist",
+        "published",
+        "harness",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -146,6 +155,34 @@ def test_a_sweep_of_strengths_stands_beside_the_chain_without_guidance(parts, tm
     assert list(dict.fromkeys(name for name, _ in found)) == ["0", "0.001", "1000"]
     assert found["0", "no attack"] == found["0.001", "no attack"] == pytest.approx(2 / 3, abs=1e-6)  # gray is class 0
     assert found["1000", "no attack"] == 1.0  # its class of the input
+
+
+def test_a_longer_attack_stands_beside_transferred_ones(parts, tmp_path: Path) -> None:
+    rows, _, _ = parts
+    from dataclasses import replace
+
+    import longer_attack
+
+    robust = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
+    made = longer_attack.longer(replace(case(rows), auxiliary=robust, attack_steps=6), tmp_path)
+    found = {(row["defence"], row["column"]): row["values"]["accuracy"] for row in made["rows"]}
+    assert found["another model", "adaptive"] == 0.5
+    assert ("AGDM", "noise known") in found
+    assert ("AGDM, attack from another model", "adaptive") in found
+    assert {line.split(":")[0] for line in made["verdicts"]} == {
+        f"PGD-6, AGDM against {name}" for name in ("another model", "no defence", "blur", "median", "JPEG")
+    }
+
+
+@pytest.mark.parametrize("script", ["purification", "agdm_strengths", "longer_attack"])
+def test_what_a_set_lacks_is_said(parts, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    main = importlib.import_module(script).main
+    for words, said in ((["--set", "camvid"], "camvid: expected --data"), (["--set", "x", "--data", "."], "expected one of")):
+        monkeypatch.setattr(sys, "argv", [script, *words, "--progress", str(tmp_path)])
+        with pytest.raises(SystemExit, match=said):
+            main()
 
 
 def test_the_digits_network_loads_what_it_saves_and_tells_noise_per_image(parts, tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Does a longer attack bring AGDM lower? PGD that knows the noise, with more steps, on the images of the set's table.
+
+python benchmarks/longer_attack.py --set camvid --data CAMVID --auxiliary WEIGHTS [--steps 40] [--device cuda]
+
+AGDM beside the models that are rows by themselves and the filters, all under the same attack; and AGDM under attacks of those
+models, transferred. Sets, data and weights as for purification.py, whose table has to be there. Writes
+results/longer_attack_SET.json. Can be killed and started again: what is done is kept in --progress.
+"""
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import harness
+import purifier_rows as parts
+import purifier_sets
+from purification import moved
+from robustrestore.verdict import compare
+
+
+def longer(case: parts.Case, folder: Path) -> dict[str, Any]:
+    """Rows under `case.attack_steps` steps, and AGDM compared with every other; resumable in `folder`."""
+    eps, cells = case.eps[0], {}
+    plan = [
+        *(parts.Group(name, {}, model=model) for name, model in case.alone.items()),
+        parts.Group("filters", parts.FILTERS, views=("adaptive",)),
+        parts.Group("AGDM", {"AGDM": parts.chains(case, 0)["AGDM"]}, views=("adaptive",), column=parts.KNOWN),
+    ]
+    for group in plan:
+        cells |= parts.measured(case, eps, group, folder / group.name)[0]
+        print(f"{group.name}: done", flush=True)
+    views = [f"from {name}" for name in case.alone]
+    group = parts.Group("AGDM transferred", plan[-1].stages, views=views)
+    moved_over = parts.measured(case, eps, group, folder / group.name)[0]["AGDM"]
+    cells |= {f"AGDM, attack {view}": {"adaptive": moved_over[view]} for view in views}
+    metric = case.task.metrics()[0]
+    scored = {name: row.get(parts.KNOWN, row.get("adaptive")) for name, row in cells.items()}
+    said = [
+        compare(metric, scored["AGDM"][metric.name], table[metric.name], f"PGD-{case.attack_steps}, AGDM against {name}")
+        for name, table in scored.items()
+        if not name.startswith("AGDM")
+    ]
+    return {"rows": parts.rows(case, cells), "verdicts": said}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network")
+    parser.add_argument("--steps", type=int, default=40, help="of PGD; the length of each stays as in the table")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-longer-attack")
+    options = parser.parse_args()
+    case = purifier_sets.made(options.set, options.data, False, options.auxiliary)
+    if case.auxiliary is None:
+        raise SystemExit("expected --auxiliary WEIGHTS, a robust network (training/trades.py), got none: AGDM has no default")
+    case = moved(replace(case, attack_steps=options.steps), options.device)
+    content = longer(case, options.progress / f"{options.set} {options.device} {options.steps}")
+    about = {"eps": case.eps[0], "attack_steps": options.steps, "agdm": case.agdm, "machine": harness.machine(options.device)}
+    harness.write(f"longer_attack_{options.set}", {"about": about, **content})
+    print("\n".join(content["verdicts"]))
+
+
+if __name__ == "__main__":
+    main()
