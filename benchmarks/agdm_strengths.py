@@ -1,4 +1,4 @@
-"""Which strength of AGDM: a few images that are in no table, PGD that knows the noise, beside the chain without guidance.
+"""Which strength of AGDM: a few images outside the set's small table, PGD that knows the noise, beside the unguided chain.
 
 python benchmarks/agdm_strengths.py --set camvid --data CAMVID --auxiliary WEIGHTS [--strengths 0.001 0.01 0.1] [--device cuda]
 
@@ -31,7 +31,8 @@ def swept(case: parts.Case, strengths: Sequence[float], folder: Path) -> dict[st
     cells, report = parts.measured(case, eps, group, folder)
     taken = {name: {"no attack": cells[name]["fixed, no attack"], parts.KNOWN: cells[name][parts.KNOWN]} for name in stages}
     plain = ("class_weight", "sigma", "steps", "attack_steps")
-    about = {"eps": eps, "taken": case.agdm, "images": report.about["images"], **{name: getattr(case, name) for name in plain}}
+    about = {"eps": eps, "taken": case.agdm, **{name: getattr(case, name) for name in plain}}
+    about |= {key: report.about[key] for key in ("images", "attacks", "defences", "seed")}
     return {"about": about, "rows": parts.rows(case, taken)}
 
 

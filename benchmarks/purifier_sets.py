@@ -45,7 +45,7 @@ def camvid(data: Path, full: bool, auxiliary: Path | None) -> Case:
 
 def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
     """A published LeNet5 and DDPM; `data`: the folder that holds mnist and weights."""
-    weights, count = data / "weights", 512 if full else 64
+    weights, count = data / "weights", 512 if full else 128
     images, labels = published.images(data / "mnist" / "test_first5000.npz", count)
     robust = published.lenet5(weights / "mnist_lenet5_adv.pt") if auxiliary is None else same(published.LeNet5(), auxiliary)
     model = published.lenet5(weights / "mnist_lenet5_clean.pt")
@@ -59,7 +59,7 @@ def mnist(data: Path, full: bool, auxiliary: Path | None) -> Case:
         eps=(0.3, 0.1, 0.2),
         **_effort(full, attack_steps=10, samples=2),
         pixel=5.0,
-        agdm=10.0,
+        agdm=100.0,
         auxiliary=robust,
         terms=True,
         known=(*Case.known, "AGDM, features alone", "AGDM, class alone"),
