@@ -6,8 +6,6 @@ Sets, data and weights as for purification.py; the first row is unguided DDPM. W
 tables use is `agdm` of the set's `Case`. Can be killed and started again: what is done is kept in --progress.
 """
 
-import argparse
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,17 +35,10 @@ def swept(case: parts.Case, strengths: Sequence[float], folder: Path) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", required=True)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network")
+    parser = purifier_sets.arguments("agdm-strengths", __doc__)
     parser.add_argument("--strengths", type=float, nargs="+", help="above 0; by default around the table's")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-agdm-strengths")
     options = parser.parse_args()
-    case = purifier_sets.made(options.set, options.data, False, options.auxiliary)
-    if case.auxiliary is None:
-        raise SystemExit("expected --auxiliary WEIGHTS, a robust network (training/trades.py), got none: AGDM has no default")
+    case = purifier_sets.guided(options)
     if not case.tuning:
         raise SystemExit(
             f"{options.set}: expected images beside those of the table, got none: take a folder with more photographs, or name "

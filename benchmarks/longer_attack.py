@@ -8,8 +8,6 @@ all these for AGDM. Sets, data and weights as for purification.py, whose table h
 results/longer_attack_SET.json. Can be killed and started again: what is done is kept in --progress.
 """
 
-import argparse
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,18 +50,10 @@ def longer(case: parts.Case, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", required=True)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network")
+    parser = purifier_sets.arguments("longer-attack", __doc__)
     parser.add_argument("--steps", type=int, default=40, help="of PGD; the length of each stays as in the table")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-longer-attack")
     options = parser.parse_args()
-    case = purifier_sets.made(options.set, options.data, False, options.auxiliary)
-    if case.auxiliary is None:
-        raise SystemExit("expected --auxiliary WEIGHTS, a robust network (training/trades.py), got none: AGDM has no default")
-    case = moved(replace(case, attack_steps=options.steps), options.device)
+    case = moved(replace(purifier_sets.guided(options), attack_steps=options.steps), options.device)
     content = longer(case, options.progress / f"{options.set} {options.device} {options.steps}")
     about = {
         "eps": case.eps[0],

@@ -8,9 +8,7 @@ Writes results/purification_SET.json. Can be killed and started again: what is d
 a GPU: all images, PGD-50, 10 draws. A further set NAME is a module purifier_NAME.py with `case(data, full, auxiliary)`.
 """
 
-import argparse
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,14 +62,9 @@ def at(case: parts.Case, eps: float, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", required=True)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network; without it AGDM may have no row")
+    parser = purifier_sets.arguments("purification", __doc__)
     parser.add_argument("--scale", choices=("small", "full"), default="small")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--sizes", type=int, nargs="+", help="only these, counted from 0; others stay as they are")
-    parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / "robustrestore-purification")
     options = parser.parse_args()
     case = moved(purifier_sets.made(options.set, options.data, options.scale == "full", options.auxiliary), options.device)
     if case.auxiliary is None:

@@ -1,6 +1,8 @@
 """The sets that purifiers are measured on: CamVid, MNIST, rainy photographs; and a fourth where its loader is there."""
 
+import argparse
 import importlib
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -138,6 +140,25 @@ class _Mean(nn.Module):
 
 
 SETS: dict[str, Callable[[Path, bool, Path | None], Case]] = {"camvid": camvid, "mnist": mnist, "photographs": photographs}
+
+
+def arguments(script: str, doc: str) -> argparse.ArgumentParser:
+    """What every script that measures a set is asked."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--set", required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--auxiliary", type=Path, help="weights of AGDM's robust network; without it AGDM may have no row")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--progress", type=Path, default=Path(tempfile.gettempdir()) / f"robustrestore-{script}")
+    return parser
+
+
+def guided(options: argparse.Namespace) -> Case:
+    """The small case of a set, with AGDM's network, or an exit that says what is missing."""
+    case = made(options.set, options.data, False, options.auxiliary)
+    if case.auxiliary is None:
+        raise SystemExit("expected --auxiliary WEIGHTS, a robust network (training/trades.py), got none: AGDM has no default")
+    return case
 
 
 def made(name: str, data: Path | None, full: bool, auxiliary: Path | None) -> Case:
