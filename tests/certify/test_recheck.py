@@ -22,11 +22,11 @@ def restored() -> certify.CertifiedReport:
 
 def test_recheck_wants_bins_for_each_value_and_whole_counts(tmp_path: Path) -> None:
     """One start for all values would divide alpha by one, not by their number."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load, save_file
 
     restored().save(tmp_path)
     file = tmp_path / "counts" / "000001.safetensors"
-    good = load_file(file)
+    good = load(file.read_bytes())
     one = torch.full((1, 1, 1), 0.1)
     for change, text in (
         ({"start": one, "width": one.clone()}, "start [1, 1, 1], width [1, 1, 1]"),
@@ -49,7 +49,7 @@ def test_recheck_wants_bins_for_each_value_and_whole_counts(tmp_path: Path) -> N
 
 def test_a_journal_with_one_bin_for_all_values_is_not_believed(tmp_path: Path) -> None:
     from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load, save_file
 
     image, smoothed = photos(1, 8, 8), certify.SmoothedRestorer(nn.Identity(), NOISE)
     for ask, names in ((smoothed.median, ("start", "width")), (smoothed.mean, ("mean",))):
@@ -58,7 +58,7 @@ def test_a_journal_with_one_bin_for_all_values_is_not_believed(tmp_path: Path) -
         file = folder / "batch-000000.safetensors"
         with safe_open(file, framework="pt") as kept:
             about = kept.metadata()
-        save_file({**load_file(file), **{name: torch.full((1, 1, 1), 0.5) for name in names}}, file, about)
+        save_file({**load(file.read_bytes()), **{name: torch.full((1, 1, 1), 0.5) for name in names}}, file, about)
         with pytest.raises(ValueError, match="for each value"):
             ask(image, [0.1], 60, folder=folder)
 
