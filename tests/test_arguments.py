@@ -121,7 +121,7 @@ def test_other_kinds() -> None:
         data.Noisy(IMAGES, 0.1)
 
 
-@pytest.mark.parametrize("kind", [torch.tensor, np.array, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, torch.float64], ids=["tensor", "array", "dtype"])
 def test_levels_may_be_tensors_and_arrays_without_dimensions(kind: Any) -> None:
     value = torch.linspace(0, 0.0625, 2, dtype=kind)[1] if isinstance(kind, torch.dtype) else kind(0.0625)
     for make, name, _ in LEVELS:
