@@ -64,13 +64,19 @@ SEEDS = [
 ]
 
 
+def _called(value: Any) -> str:
+    """A test's name that is the same in every process: no address."""
+    part = getattr(value, "func", value)
+    return str(getattr(part, "__name__", part))
+
+
 def _refused(make: Any, name: str, values: tuple[Any, ...], kind: type[Exception], message: str) -> None:
     for value in values:
         with pytest.raises(kind, match=f"^{name}: expected {message}"):
             make(**{name: value})
 
 
-@pytest.mark.parametrize(("make", "name", "least"), WHOLE, ids=str)
+@pytest.mark.parametrize(("make", "name", "least"), WHOLE, ids=_called)
 def test_whole_numbers(make: Any, name: str, least: int) -> None:
     message = f"a whole number (>=|from) {least}.*, got"
     _refused(make, name, (least - 1, 2.5, 8.0, True, float("nan"), float("inf")), ValueError, message)
@@ -78,14 +84,14 @@ def test_whole_numbers(make: Any, name: str, least: int) -> None:
     make(**{name: np.int64(33 if name == "tile" else 3)})
 
 
-@pytest.mark.parametrize(("make", "name", "low"), LEVELS, ids=str)
+@pytest.mark.parametrize(("make", "name", "low"), LEVELS, ids=_called)
 def test_numbers(make: Any, name: str, low: float) -> None:
     _refused(make, name, (low, float("nan"), float("inf"), -float("inf"), True), ValueError, "a .* in|a finite number >= 0")
     _refused(make, name, ("0.1", [0.1], None, 1j, torch.tensor([0.1])), TypeError, "a .* in|a finite number >= 0")
     assert getattr(make(**{name: np.float32(0.0625)}), name) == 0.0625
 
 
-@pytest.mark.parametrize("make", SEEDS, ids=str)
+@pytest.mark.parametrize("make", SEEDS, ids=_called)
 def test_seeds(make: Any) -> None:
     message = r"a whole number from 0 to 2\^63 - 1, or None to draw afresh, got"
     _refused(make, "seed", (-1, 0.0, True, 2**63), ValueError, message)
