@@ -14,12 +14,17 @@ from .images import check_shape, clamp, pad_to_multiple, straight_through
 S = TypeVar("S")
 
 
+@torch.compiler.assume_constant_result  # PyTorch 2.6 cannot compile the question
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
+
+
 def full_precision(run: Callable[[S, Tensor], Tensor]) -> Callable[[S, Tensor], Tensor]:
     """A `run` that autocast leaves alone: for filters whose arithmetic low precision would spoil."""
 
     @wraps(run)
     def wrapped(self: S, images: Tensor) -> Tensor:
-        if not torch.amp.is_autocast_available(images.device.type):
+        if not _has_autocast(images.device.type):
             return run(self, images)
         with torch.autocast(images.device.type, enabled=False):
             return run(self, images)
