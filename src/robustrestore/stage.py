@@ -14,7 +14,7 @@ from .images import check_shape, clamp, pad_to_multiple, straight_through
 S = TypeVar("S")
 
 
-@torch.compiler.assume_constant_result  # PyTorch 2.6 cannot compile the question
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # PyTorch 2.6 cannot compile it
 def _has_autocast(kind: str) -> bool:
     return torch.amp.is_autocast_available(kind)
 
