@@ -6,6 +6,7 @@ Sets, data and weights as for purification.py; the first row is unguided DDPM. W
 tables use is `agdm` of the set's `Case`. Can be killed and started again: what is done is kept in --progress.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def swept(case: parts.Case, strengths: Sequence[float], folder: Path) -> dict[st
     plain = ("class_weight", "sigma", "steps", "attack_steps")
     about = {"eps": eps, "taken": case.agdm, **{name: getattr(case, name) for name in plain}}
     about |= {key: report.about[key] for key in ("images", "attacks", "defences", "seed")}
-    return {"about": about, "rows": parts.rows(case, taken)}
+    return {"about": about, "warnings": parts.warnings(report), "rows": parts.rows(case, taken)}
 
 
 def main() -> None:
@@ -45,8 +46,8 @@ def main() -> None:
             "them in `tuning` of the set's Case"
         )
     strengths = options.strengths or [factor * case.agdm for factor in FACTORS]
-    if min(strengths) <= 0:
-        raise SystemExit(f"--strengths: expected numbers above 0, got {min(strengths)}: the row 0 is there anyway")
+    if wrong := [one for one in strengths if not 0 < one < math.inf]:
+        raise SystemExit(f"--strengths: expected finite numbers above 0, got {wrong}: the row 0 is there anyway")
     folder = options.progress / " ".join([options.set, options.device, *(f"{one:g}" for one in strengths)])
     content = swept(moved(case, options.device), strengths, folder)
     content["about"]["machine"] = harness.machine(options.device)

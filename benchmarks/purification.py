@@ -5,12 +5,13 @@ python benchmarks/purification.py --set mnist --data FOLDER        # the folder 
 python benchmarks/purification.py --set photographs [--data PHOTOGRAPHS] [--auxiliary WEIGHTS]
 
 Writes results/purification_SET.json. Can be killed and started again: what is done is kept in --progress. `--scale full` is for
-a GPU: all images, PGD-50, 10 draws. A further set NAME is a module purifier_NAME.py with `case(data, full, auxiliary)`.
+a GPU: all images (of MNIST 512), PGD-50, 10 draws. A further set NAME is a module purifier_NAME.py with
+`case(data, full, auxiliary)`.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from torch import nn
 import harness
 import purifier_rows as parts
 import purifier_sets
-from robustrestore.weights import fingerprint
 
 
 def moved(case: parts.Case, device: str) -> parts.Case:
@@ -45,8 +45,8 @@ def at(case: parts.Case, eps: float, folder: Path) -> Iterator[dict[str, Any]]:
         measured, report = parts.measured(case, eps, group, folder / f"{eps:.4f} {group.name}")
         for name, row in measured.items():
             cells.setdefault(name, {}).update(row)
-        said = [line for line in report.verdicts if not line.startswith("Not repeatable")]
-        settings[group.name] = {"attacks": report.about["attacks"], "warnings": said, "defences": report.about["defences"]}
+        said = {"attacks": report.about["attacks"], "warnings": parts.warnings(report)}
+        settings[group.name] = {**said, "defences": report.about["defences"]}
         print(f"{eps:.4f} {group.name}: {time.process_time() - started:.0f} s", flush=True)
         if parts.BARE not in cells:
             continue
@@ -61,26 +61,37 @@ def at(case: parts.Case, eps: float, folder: Path) -> Iterator[dict[str, Any]]:
         yield {"about": about, "groups": settings, **told}
 
 
+def kept(file: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes that a file of results has already, or an exit if they come of other settings: a run would lose them."""
+    if not file.is_file():
+        return {}
+    before, now = json.loads(file.read_text(encoding="utf-8")), json.loads(json.dumps(about))
+    if other := sorted(key for key in {**before["about"], **now} if before["about"].get(key) != now.get(key)):
+        raise SystemExit(
+            f"--sizes: expected {file.name} to come of the same settings, it differs in {other}: measure all sizes"
+        )
+    sizes: dict[str, Any] = before["sizes"]
+    return sizes
+
+
 def main() -> None:
     parser = purifier_sets.arguments("purification", __doc__)
     parser.add_argument("--scale", choices=("small", "full"), default="small")
     parser.add_argument("--sizes", type=int, nargs="+", help="only these, counted from 0; others stay as they are")
     options = parser.parse_args()
     case = moved(purifier_sets.made(options.set, options.data, options.scale == "full", options.auxiliary), options.device)
+    if wrong := [k for k in options.sizes or [] if not 0 <= k < len(case.eps)]:
+        raise SystemExit(f"--sizes: expected numbers from 0 to {len(case.eps) - 1}, got {wrong}")
     if case.auxiliary is None:
         print("no AGDM row: it needs a robust network, --auxiliary WEIGHTS")
     folder = options.progress / f"{options.set}-{options.scale}-{options.device}"
-    plain = ("class_weight", "sigma", "steps", "fewer", "runs", "attack_steps", "step", "samples", "pixel", "agdm")
-    settings = {name: getattr(case, name) for name in plain} | {"thorough": list(case.thorough), "few": list(case.few)}
-    settings["auxiliary weights"] = None if case.auxiliary is None else fingerprint(case.auxiliary)
+    settings = case.settings() | {"thorough": list(case.thorough), "few": list(case.few)}
     content: dict[str, Any] = {
-        "about": {**case.about, **settings, "scale": options.scale, "machine": harness.machine(options.device)},
+        "about": {**settings, "scale": options.scale, "machine": harness.machine(options.device)},
         "sizes": {},
     }
-    place = harness.RESULTS / f"purification_{options.set}.json"
-    before = json.loads(place.read_text(encoding="utf-8")) if options.sizes and place.is_file() else content
-    if before["about"] == json.loads(json.dumps(content["about"])):
-        content["sizes"] |= before["sizes"]
+    if options.sizes:
+        content["sizes"] |= kept(harness.RESULTS / f"purification_{options.set}.json", content["about"])
     for k in options.sizes or range(len(case.eps)):
         for found in at(case, case.eps[k], folder):
             content["sizes"][f"{case.eps[k]:.4f}"] = found

@@ -17,6 +17,7 @@ import robustrestore as rr
 from robustrestore import diffusion, guidances, purifiers
 from robustrestore.metrics import Statistics
 from robustrestore.verdict import compare, worst_case
+from robustrestore.weights import fingerprint
 
 COLUMNS = ("no attack", "oblivious", "bpda", "surrogate", "adaptive", "noise known", "worst")
 FILTERS: Mapping[str, rr.Stage] = {"blur": purifiers.Blur(), "median": purifiers.Median(), "JPEG": purifiers.Jpeg()}
@@ -35,7 +36,7 @@ class Case:
     `step`: of PGD, as a share of eps. `pixel`, `agdm`: strengths of guidance. `auxiliary`: AGDM's network, None for no such
     row; `class_weight`: of its class term, 0 where there are no classes. `tuning`: batches that choose AGDM's strength and
     have no image of the small table (agdm_strengths.py). `alone`: models that are rows by themselves. `terms`: AGDM's terms
-    apart, as rows with an adaptive column.
+    apart, as rows too.
     `thorough`: purifiers with a BPDA and a surrogate column; `known`: those with a column of known noise.
     """
 
@@ -67,6 +68,12 @@ class Case:
     def attack(self, eps: float, samples: int) -> rr.attacks.PGD:
         """PGD of that size."""
         return rr.attacks.PGD(rr.Linf(eps), steps=self.attack_steps, step=self.step * eps, samples=samples)
+
+    def settings(self) -> dict[str, Any]:
+        """All that the rows depend on, the model, the images and the size of the attack aside."""
+        plain = ("class_weight", "sigma", "steps", "fewer", "runs", "attack_steps", "step", "samples", "pixel", "agdm")
+        weights = {"auxiliary weights": None if self.auxiliary is None else fingerprint(self.auxiliary)}
+        return {**self.about, **{name: getattr(self, name) for name in plain}, **weights}
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,11 @@ def measured(case: Case, eps: float, group: Group, folder: Path) -> tuple[Cells,
             column = "no attack" if attack == "none" else group.column if view in ("adaptive", "-") else view
         cells.setdefault(name, {})[column] = table
     return cells, report
+
+
+def warnings(report: rr.Report) -> list[str]:
+    """What a report warns of; that a random purifier is random is no news here."""
+    return [line for line in report.verdicts if not line.startswith("Not repeatable")]
 
 
 def _instead(model: nn.Module, _: rr.DefendedPipeline) -> nn.Module:

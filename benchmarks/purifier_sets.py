@@ -5,6 +5,7 @@ import importlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -122,9 +123,14 @@ def _effort(full: bool, attack_steps: int, samples: int) -> dict[str, int]:
 
 def same(network: nn.Module, weights: Path) -> nn.Module:
     """The network with other weights, a safetensors file."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    network.load_state_dict(load_file(weights))
+    try:
+        network.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise SystemExit(f"{weights}: expected a safetensors file of a {type(network).__name__} as here: {said}") from error
     return network.eval()
 
 
@@ -139,7 +145,7 @@ class _Mean(nn.Module):
         return rr.MeanVote(len(self.networks))([network(images) for network in self.networks])
 
 
-SETS: dict[str, Callable[[Path, bool, Path | None], Case]] = {"camvid": camvid, "mnist": mnist, "photographs": photographs}
+SETS: dict[str, Callable[[Any, bool, Path | None], Case]] = {"camvid": camvid, "mnist": mnist, "photographs": photographs}
 
 
 def arguments(script: str, doc: str) -> argparse.ArgumentParser:
@@ -163,19 +169,24 @@ def guided(options: argparse.Namespace) -> Case:
 
 def made(name: str, data: Path | None, full: bool, auxiliary: Path | None) -> Case:
     """The case of a set, or an exit that says what is missing."""
-    if data is None and name != "photographs":
+    make = found(name)
+    if data is None and name in ("camvid", "mnist", "ucmerced"):
         raise SystemExit(f"{name}: expected --data FOLDER, got none")
     try:
-        return found(name)(data, full, auxiliary)
-    except ModuleNotFoundError as missing:
-        if missing.name != f"purifier_{name}":
-            raise
-        raise SystemExit(f"--set: expected one of {[*SETS, 'ucmerced']} or a module purifier_{name}.py, got {name!r}") from None
+        return make(data, full, auxiliary)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SystemExit(f"{name}: expected other files in --data {data}: {error}") from error
 
 
-def found(name: str) -> Callable[[Path, bool, Path | None], Case]:
+def found(name: str) -> Callable[[Path | None, bool, Path | None], Case]:
     """The function of a set; of another name than these, `case` of the module `purifier_NAME` beside this file."""
     if name in SETS:
         return SETS[name]
-    made: Callable[[Path, bool, Path | None], Case] = importlib.import_module(f"purifier_{name}").case
+    try:
+        made: Callable[[Path | None, bool, Path | None], Case] = importlib.import_module(f"purifier_{name}").case
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and not f"purifier_{name}".startswith(str(error.name)):
+            raise
+        known = [*SETS, "ucmerced"]
+        raise SystemExit(f"--set: expected one of {known}, or `case` in a module purifier_{name}.py, got {name!r}") from error
     return made

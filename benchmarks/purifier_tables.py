@@ -88,7 +88,7 @@ def agdm_strengths(name: str) -> str:
     strengths = dict.fromkeys(row["defence"] for row in found["rows"])
     body = [[f"{s} (taken)" if s == taken else s, *(cells[s, column] for column in columns)] for s in strengths]
     head = f"strength; {metric}, Linf {_of_255(found['about']['eps'])}, n = {found['rows'][0]['count']}"
-    return lines([head, *columns], body)
+    return _with_words(lines([head, *columns], body), found.get("warnings", []))
 
 
 def longer_attack(name: str) -> str:
@@ -96,13 +96,22 @@ def longer_attack(name: str) -> str:
     if not all((RESULTS / f"{what}_{name}.json").is_file() for what in ("longer_attack", "purification")):
         return PENDING
     found, table = load(f"longer_attack_{name}"), load(f"purification_{name}")
+    now, before = found["about"], table["about"]
+    if other := sorted(
+        key for key in now if key in before and key not in ("attack_steps", "machine") and now[key] != before[key]
+    ):
+        raise SystemExit(f"longer_attack_{name}.json: expected the settings of purification_{name}.json, differs in {other}")
     metric, taken = next(iter(found["rows"][0]["values"])), ("adaptive", "noise known")
     attacked = [row for row in found["rows"] if row["column"] in taken]
-    before = {(row["defence"], row["column"]): cell(row, metric) for row in next(iter(table["sizes"].values()))["rows"]}
-    body = [[row["defence"], before.get((row["defence"], row["column"]), ""), cell(row, metric)] for row in attacked]
-    steps = table["about"]["attack_steps"], found["about"]["attack_steps"]
-    head = [f"{metric}, Linf {_of_255(found['about']['eps'])}, n = {attacked[0]['count']}", *(f"PGD-{n}" for n in steps)]
-    return "\n".join([lines(head, body), "", *(f"- {line}" for line in found["verdicts"])])
+    at_first = {(row["defence"], row["column"]): cell(row, metric) for row in next(iter(table["sizes"].values()))["rows"]}
+    body = [[row["defence"], at_first.get((row["defence"], row["column"]), ""), cell(row, metric)] for row in attacked]
+    steps = before["attack_steps"], now["attack_steps"]
+    head = [f"{metric}, Linf {_of_255(now['eps'])}, n = {attacked[0]['count']}", *(f"PGD-{n}" for n in steps)]
+    return _with_words(lines(head, body), [*found["verdicts"], *found["warnings"]])
+
+
+def _with_words(table: str, said: list[str]) -> str:
+    return "\n".join([table, *([""] if said else []), *(f"- {line}" for line in said)])
 
 
 def mnist_levels() -> str:

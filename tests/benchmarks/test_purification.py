@@ -28,6 +28,8 @@ def parts(monkeypatch: pytest.MonkeyPatch):
         "longer_attack",
         "ddpm_mnist",
         "published",
+        "purifier_tables",
+        "table_parts",
         "harness",
     ):
         sys.modules.pop(name, None)
@@ -157,25 +159,156 @@ def test_a_sweep_of_strengths_stands_beside_the_chain_without_guidance(parts, tm
     assert found["1000", "no attack"] == 1.0  # its class of the input
 
 
+class Side(nn.Module):
+    """Class 1 where one half of the image, left or right, is brighter than 0.5 on average."""
+
+    def __init__(self, right: bool) -> None:
+        super().__init__()
+        self.right = right
+
+    def forward(self, images: Tensor) -> Tensor:
+        half = images[..., 8:] if self.right else images[..., :8]
+        score = half.mean((1, 2, 3)) - 0.5
+        return 10 * torch.stack([-score, score], 1)
+
+
+class RightTwice(nn.Module):
+    """The estimate has the right half on both sides. With `hidden` no gradient tells so."""
+
+    def __init__(self, hidden: bool = False) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        right = noisy[..., 8:].detach() + 0 * noisy[..., 8:] if self.hidden else noisy[..., 8:]
+        return torch.cat([right, right], -1)
+
+
+def sides(parts, hidden: bool = False):
+    """A model that looks left behind chains that show it the right; levels within 0.1 of 0.5 flip."""
+    from dataclasses import replace
+
+    return replace(
+        case(parts),
+        model=Side(right=False),
+        denoiser=rr.diffusion.NoiseConditioned(RightTwice(hidden)),
+        sigma=0.01,
+        auxiliary=nn.Sequential(nn.Flatten(), nn.Linear(256, 2)),
+        agdm=1e-6,
+        thorough=("DDPM", "AGDM"),
+        known=("DDPM", "AGDM"),
+        alone={"left": Side(right=False), "right": Side(right=True)},
+        attack_steps=6,
+    )
+
+
 def test_a_longer_attack_stands_beside_transferred_ones(parts, tmp_path: Path) -> None:
+    rows, _, _ = parts
+    import longer_attack
+
+    made = longer_attack.longer(sides(rows), tmp_path)
+    found = {(row["defence"], row["column"]): row["values"]["accuracy"] for row in made["rows"]}
+    assert found["left", "adaptive"] == found["right", "adaptive"] == found["DDPM", "noise known"] == 0.5
+    assert found["AGDM", "noise known"] == 0.5
+    assert found["AGDM, attack from left", "adaptive"] == 1.0  # the chain does not look there
+    assert found["AGDM, attack from right", "adaptive"] == found["AGDM, attack from DDPM", "adaptive"] == 0.5
+    assert found[longer_attack.WORST, "adaptive"] == 0.5
+    assert made["about"]["attacks"] == ["PGD(threat=Linf(eps=0.1), steps=6, step=0.025, restarts=1, samples=1, seed=0)"]
+    assert "seed=0" in made["about"]["defences"]["AGDM"][0]
+    assert made["warnings"] == []
+    assert [line.split(":")[0] for line in made["verdicts"]] == [
+        f"PGD-6, {mine}, against {name}"
+        for mine in ("AGDM", longer_attack.WORST)
+        for name in ("left", "right", "no defence", "blur", "median", "JPEG", "DDPM")
+    ] + ["PGD-6, left, against blur", "PGD-6, right, against blur"]
+
+
+def test_a_row_without_gradient_does_not_save_agdm(parts, tmp_path: Path) -> None:
+    rows, _, _ = parts
+    import longer_attack
+
+    made = longer_attack.longer(sides(rows, hidden=True), tmp_path)
+    found = {(row["defence"], row["column"]): row["values"]["accuracy"] for row in made["rows"]}
+    assert found["AGDM", "noise known"] == found["AGDM, attack from left", "adaptive"] == 1.0
+    assert found["AGDM, attack from right", "adaptive"] == found[longer_attack.WORST, "adaptive"] == 0.5
+    assert any(line.startswith("No evidence: AGDM") for line in made["warnings"])
+    said = {line.split(":")[0]: line for line in made["verdicts"]}
+    assert "better; accuracy 1.000 against 0.500, difference +0.500" in said["PGD-6, AGDM, against left"]
+    assert "accuracy 0.500 against 0.500" in said[f"PGD-6, {longer_attack.WORST}, against left"]
+
+
+def run(script, monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["script", "--set", "toy", "--progress", str(folder / "progress" / script.__name__), *words]
+    )
+    script.main()
+
+
+def test_the_scripts_work_together_and_lose_nothing(parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, purification, _ = parts
+    from dataclasses import replace
+
+    import harness
+    import longer_attack
+    import purifier_sets
+    import purifier_tables
+    import table_parts
+
+    torch.manual_seed(0)
+    toy = {"case": replace(sides(rows), attack_steps=4)}
+    monkeypatch.setitem(purifier_sets.SETS, "toy", lambda *_: toy["case"])
+    for module in (harness, purifier_tables, table_parts):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match=r"expected the set's table purification_toy.json, found none"):
+        run(longer_attack, monkeypatch, tmp_path)
+    run(purification, monkeypatch, tmp_path)
+    with pytest.raises(SystemExit, match="--steps: expected more than the table's 4, got 4"):
+        run(longer_attack, monkeypatch, tmp_path, "--steps", "4")
+    run(longer_attack, monkeypatch, tmp_path, "--steps", "6")
+    table = purifier_tables.longer_attack("toy")
+    assert "| accuracy, Linf 0.1, n = 8 | PGD-4 | PGD-6 |" in table
+    assert "| left | 0.500 [0.157, 0.843] | 0.500 [0.157, 0.843] |" in table
+    assert "| AGDM, attack from left |  | 1.000 [0.631, 1.000] |" in table
+    assert "- PGD-6, AGDM, against DDPM: no difference beyond chance" in table
+
+    toy["case"] = replace(toy["case"], agdm=2e-6)
+    with pytest.raises(SystemExit, match=r"purification_toy.json of the same settings, it differs in \['agdm'\]"):
+        run(longer_attack, monkeypatch, tmp_path)
+    before = (tmp_path / "purification_toy.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"--sizes: .* it differs in \['agdm'\]"):
+        run(purification, monkeypatch, tmp_path, "--sizes", "1")
+    with pytest.raises(SystemExit, match=r"--sizes: expected numbers from 0 to 1, got \[7\]"):
+        run(purification, monkeypatch, tmp_path, "--sizes", "7")
+    assert (tmp_path / "purification_toy.json").read_bytes() == before
+    toy["case"] = replace(toy["case"], agdm=1e-6)
+    run(purification, monkeypatch, tmp_path, "--sizes", "1")
+    assert (tmp_path / "purification_toy.json").read_bytes() == before
+
+
+def test_strengths_that_are_none_and_sets_that_lack_something(parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, _, _ = parts
     from dataclasses import replace
 
-    import longer_attack
+    import agdm_strengths
+    import purifier_sets
 
-    robust = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
-    made = longer_attack.longer(replace(case(rows), auxiliary=robust, attack_steps=6), tmp_path)
-    found = {(row["defence"], row["column"]): row["values"]["accuracy"] for row in made["rows"]}
-    assert found["another model", "adaptive"] == 0.5
-    assert ("AGDM", "noise known") in found
-    assert {("AGDM, attack from another model", "adaptive"), ("AGDM, attack from DDPM", "adaptive")} <= set(found)
-    assert found["AGDM, worst of its rows", "adaptive"] <= min(
-        value for (name, column), value in found.items() if name.startswith("AGDM") and column != "fixed, no attack"
-    )
-    assert {line.split(":")[0] for line in made["verdicts"]} == {
-        f"PGD-6, AGDM, worst of its rows, against {name}"
-        for name in ("another model", "no defence", "blur", "median", "JPEG", "DDPM")
-    }
+    toy = {"case": replace(sides(rows), auxiliary=None)}
+    monkeypatch.setitem(purifier_sets.SETS, "toy", lambda *_: toy["case"])
+    with pytest.raises(SystemExit, match="expected --auxiliary WEIGHTS"):
+        run(agdm_strengths, monkeypatch, tmp_path)
+    toy["case"] = sides(rows)
+    with pytest.raises(SystemExit, match="toy: expected images beside those of the table"):
+        run(agdm_strengths, monkeypatch, tmp_path)
+    toy["case"] = replace(toy["case"], tuning=toy["case"].batches)
+    for wrong in ("0", "nan", "inf", "-1"):
+        with pytest.raises(SystemExit, match="--strengths: expected finite numbers above 0"):
+            run(agdm_strengths, monkeypatch, tmp_path, "--strengths", "1", wrong)
+    weights = tmp_path / "weights.safetensors"
+    for content in (None, b"no weights"):
+        if content is not None:
+            weights.write_bytes(content)
+        with pytest.raises(SystemExit, match=r"weights.safetensors: expected a safetensors file of a Linear"):
+            purifier_sets.same(nn.Linear(2, 2), weights)
 
 
 @pytest.mark.parametrize("script", ["purification", "agdm_strengths", "longer_attack"])
@@ -183,7 +316,15 @@ def test_what_a_set_lacks_is_said(parts, script: str, tmp_path: Path, monkeypatc
     import importlib
 
     main = importlib.import_module(script).main
-    for words, said in ((["--set", "camvid"], "camvid: expected --data"), (["--set", "x", "--data", "."], "expected one of")):
+    nowhere = ["--data", str(tmp_path / "nowhere")]
+    for words, said in (
+        (["--set", "camvid"], "camvid: expected --data"),
+        (["--set", "x"], "expected one of"),
+        (["--set", "rows", *nowhere], "expected one of"),
+        (["--set", "a.b", *nowhere], "expected one of"),
+        (["--set", "camvid", *nowhere], "camvid: expected other files in --data"),
+        (["--set", "mnist", *nowhere], "mnist: expected other files in --data"),
+    ):
         monkeypatch.setattr(sys, "argv", [script, *words, "--progress", str(tmp_path)])
         with pytest.raises(SystemExit, match=said):
             main()
