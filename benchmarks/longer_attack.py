@@ -51,12 +51,17 @@ def longer(case: parts.Case, folder: Path) -> dict[str, Any]:
 
 
 def verdicts(case: parts.Case, cells: parts.Cells) -> list[str]:
-    """AGDM against every other row, attack for attack and then in the worst of its own; each model against the best filter."""
+    """AGDM against every other row, attack for attack and then in the worst of its own.
+
+    And each of its terms against the unguided chain, each model against the best filter.
+    """
     metric = case.task.metrics()[0]
     scored = {name: row.get(parts.KNOWN, row.get("adaptive"))[metric.name] for name, row in cells.items()}
     others = [name for name in scored if not name.startswith("AGDM")]
     best = max(parts.FILTERS, key=lambda name: metric.value(scored[name]))
-    pairs = [(mine, other) for mine in ("AGDM", WORST) for other in others] + [(name, best) for name in case.alone]
+    terms = [name for name, row in cells.items() if name.startswith("AGDM, ") and parts.KNOWN in row]
+    pairs = [(mine, other) for mine in ("AGDM", WORST) for other in others]
+    pairs += [(term, "DDPM") for term in terms] + [(name, best) for name in case.alone]
     return [compare(metric, scored[a], scored[b], f"PGD-{case.attack_steps}, {a}, against {b}") for a, b in pairs]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import robustrestore as rr
 import ucmerced
 from purifier_rows import Case
-from purifier_sets import same
+from purifier_sets import ROBUST, same
 from robustrestore.purifiers import Diffusion
 
 NETWORK = "regnetx_002"
@@ -34,7 +34,7 @@ def case(data: Path, full: bool, auxiliary: Path | None) -> Case:
         sigma=default.sigma,
         **effort,
         auxiliary=robust,
-        alone={} if robust is None else {"adversarial training, no purifier": robust},
+        alone={} if robust is None else {ROBUST: robust},
         agdm=25.0,
         tuning=[(others[::60], kinds[::60])],  # an image of every second class
         few=Case.few if full else ("blur", "JPEG", "one-step"),

@@ -112,6 +112,10 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.start is not None and options.what != "aerial":
+        raise SystemExit(f"--start: expected none for {options.what}, it goes on from bundled weights or begins anew")
+    if options.what == "digits" and not options.data.is_file():
+        raise SystemExit(f"digits: expected --data FILE.npz of training digits, got {options.data}")
     torch.manual_seed(options.seed)  # initial weights
     network, recipe, data, validation = MAKERS[options.what](options)
     plan = rr.Plan(
