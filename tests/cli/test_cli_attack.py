@@ -15,7 +15,7 @@ from robustrestore.cli import app
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from robustrestore.cli import app
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def test_a_surrogate_of_a_restorer_is_trained_and_answers_are_kept(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ TINY = {"pearl_camvid": ("unet(width=4)",), "nat_camvid": ("unet(width=4)",), "u
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
