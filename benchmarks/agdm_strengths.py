@@ -29,8 +29,8 @@ def swept(case: parts.Case, strengths: Sequence[float], folder: Path) -> dict[st
     eps = case.eps[0]
     cells, report = parts.measured(case, eps, group, folder)
     taken = {name: {"no attack": cells[name]["fixed, no attack"], parts.KNOWN: cells[name][parts.KNOWN]} for name in stages}
-    plain = ("class_weight", "sigma", "steps", "attack_steps")
-    about = {"eps": eps, "taken": case.agdm, **{name: getattr(case, name) for name in plain}}
+    plain, settings = ("class_weight", "sigma", "steps", "attack_steps", "auxiliary weights"), case.settings()
+    about = {"eps": eps, "taken": case.agdm, **{name: settings[name] for name in plain}}
     about |= {key: report.about[key] for key in ("images", "attacks", "defences", "seed")}
     return {"about": about, "warnings": parts.warnings(report), "rows": parts.rows(case, taken)}
 

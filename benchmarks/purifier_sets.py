@@ -183,10 +183,10 @@ def found(name: str) -> Callable[[Path | None, bool, Path | None], Case]:
     if name in SETS:
         return SETS[name]
     try:
-        made: Callable[[Path | None, bool, Path | None], Case] = importlib.import_module(f"purifier_{name}").case
+        make: Callable[[Path | None, bool, Path | None], Case] = importlib.import_module(f"purifier_{name}").case
     except (ModuleNotFoundError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and not f"purifier_{name}".startswith(str(error.name)):
             raise
         known = [*SETS, "ucmerced"]
         raise SystemExit(f"--set: expected one of {known}, or `case` in a module purifier_{name}.py, got {name!r}") from error
-    return made
+    return make

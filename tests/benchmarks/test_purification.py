@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import robustrestore as rr
+from robustrestore.weights import fingerprint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -153,6 +154,7 @@ def test_a_sweep_of_strengths_stands_beside_the_chain_without_guidance(parts, tm
     made = agdm_strengths.swept(tuned, (0.001, 1000.0), tmp_path)
     found = {(row["defence"], row["column"]): row["values"]["accuracy"] for row in made["rows"]}
     assert made["about"]["taken"] == 0.5
+    assert made["about"]["auxiliary weights"] == fingerprint(robust)
     assert {row["count"] for row in made["rows"]} == {3}
     assert list(dict.fromkeys(name for name, _ in found)) == ["0", "0.001", "1000"]
     assert found["0", "no attack"] == found["0.001", "no attack"] == pytest.approx(2 / 3, abs=1e-6)  # gray is class 0

@@ -12,7 +12,7 @@ from PIL import Image, __version__
 
 from robustrestore.data.image_file import ImageFileError, check_size, find_images, load_image, resize, save_image
 
-PILLOW_12 = pytest.mark.skipif(int(__version__.split(".")[0]) < 12, reason="Pillow 12 is the first that has it")
+OLD = int(__version__.split(".")[0]) < 13  # Pillow that cannot read TIFF in YCbCr, nor grey with its alpha multiplied in
 
 RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 14  # [H, W, C], all values differ
 
@@ -111,12 +111,19 @@ def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path: Path, mode: 
         load_image(tmp_path / "glass.png")
 
 
+def _unreadable(file: Path) -> None:
+    with pytest.raises(ImageFileError, match=rf"{file.name}: expected a whole image file, got"):
+        load_image(file)
+
+
 @pytest.mark.parametrize(("alpha", "opaque"), [(255, True), (128, False)])
-@pytest.mark.parametrize("mode", [pytest.param("LA", marks=PILLOW_12), "RGBA"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_premultiplied_alpha_in_tiff(tmp_path: Path, mode: str, alpha: int, opaque: bool) -> None:
     Image.new(mode, (2, 2), (100, alpha) if mode == "LA" else (100, 100, 100, alpha)).save(tmp_path / "x.tif")
     unassociated, associated = (struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (2, 1))  # the ExtraSamples entry
     (tmp_path / "x.tif").write_bytes((tmp_path / "x.tif").read_bytes().replace(unassociated, associated))
+    if OLD and mode == "LA":
+        return _unreadable(tmp_path / "x.tif")
     if opaque:
         torch.testing.assert_close(load_image(tmp_path / "x.tif"), torch.full((3, 2, 2), 100 / 255))
     else:
@@ -147,9 +154,11 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     assert blue < 0.05
 
 
-@pytest.mark.parametrize("mode", ["LAB", pytest.param("YCbCr", marks=PILLOW_12)])
+@pytest.mark.parametrize("mode", ["LAB", "YCbCr"])
 def test_other_colour_spaces_become_rgb(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (4, 4), (255, 128, 128)).save(tmp_path / "x.tif")
+    if OLD and mode == "YCbCr":
+        return _unreadable(tmp_path / "x.tif")
     with Image.open(tmp_path / "x.tif") as picture:
         assert picture.mode == mode
     assert load_image(tmp_path / "x.tif").min() > 0.98
